@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Plan: everything a session is held to, frozen, in the terms of the mechanisms.
+
+`compile.py` makes it from profiles, the chain and what the host can do. The kernel tables, the
+launcher's steps and the reference `decide()` are all driven by this one object, so that they
+cannot disagree. It is JSON-able (`to_json`/`from_json`), because a restarted worker reads it back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, Flag, auto
+
+from monitor.policy.action import Origin
+
+
+class FileAccess(Flag):
+    """What a file rule grants. WRITE includes create, remove, rename, truncate and ioctl."""
+
+    READ = auto()
+    WRITE = auto()
+    EXECUTE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class FileRule:
+    """Grants `access` on `path` (absolute, resolved); `tree` includes everything beneath."""
+
+    path: str
+    tree: bool
+    access: FileAccess
+    origin: Origin
+
+
+class MaskKind(Enum):
+    """How the view takes an object away inside a tree that is otherwise allowed."""
+
+    HIDE = "hide"  # an empty, mode 000 file or directory over it
+    READ_ONLY = "read-only"  # the object bound on itself, read-only
+    NO_EXEC = "no-exec"  # the object bound on itself, read-only and noexec
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRule:
+    """A deny inside an allowed tree, held by the view for what exists at launch.
+
+    `pattern` is absolute; `*`, `?`, `[..]` match within one name, `**` any depth; a pattern that
+    names a directory covers what is beneath it.
+    """
+
+    pattern: str
+    kind: MaskKind
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """Ports `first`..`last`, both included, of one IP protocol; `rule` indexes Policy.rules."""
+
+    protocol: int
+    first: int
+    last: int
+    allow: bool
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class NetPrefix:
+    """One address prefix and the whole verdict for addresses whose longest match it is.
+
+    `network` is IPv6 CIDR text; IPv4 is written IPv4-mapped (`::ffff:10.0.0.0/104`). `ports` are
+    disjoint and sorted: rules of covering prefixes are already folded in, deny beats allow.
+    A port in no range is denied.
+    """
+
+    network: str
+    ports: tuple[PortRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SocketRule:
+    """socket(2) may be called with this family, type and protocol (-1: any protocol)."""
+
+    family: int
+    type: int
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnixRule:
+    """Exact path or abstract name (`@name`) of a unix socket that may be connected to."""
+
+    path: str
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One link's rules in the form the mechanisms take. Every policy of a plan must allow.
+
+    `connect` and `bind` are the tables of the cgroup programs; `rules` gives each its origin.
+    """
+
+    profile: str
+    digest: str
+    files: tuple[FileRule, ...]
+    masks: tuple[MaskRule, ...]
+    connect: tuple[NetPrefix, ...]
+    bind: tuple[NetPrefix, ...]
+    unix: tuple[UnixRule, ...]
+    sockets: tuple[SocketRule, ...]
+    rules: tuple[Origin, ...]
+
+
+class SyscallVerdict(Enum):
+    """What the seccomp filter answers; ENOSYS tells a program to fall back."""
+
+    EPERM = "EPERM"
+    ENOSYS = "ENOSYS"
+    EAFNOSUPPORT = "EAFNOSUPPORT"
+    KILL = "kill"
+
+
+class Compare(Enum):
+    """Comparison of one register argument with a value (libseccomp's SCMP_CMP_*)."""
+
+    EQUAL = "eq"
+    NOT_EQUAL = "ne"
+    MASKED_EQUAL = "masked"  # argument & mask == value
+    GREATER_EQUAL = "ge"
+
+
+@dataclass(frozen=True, slots=True)
+class ArgumentTest:
+    """Argument `index` (0-5) compared as 64 bits with `value` (after `mask` where masked)."""
+
+    index: int
+    compare: Compare
+    value: int
+    mask: int = 0xFFFFFFFFFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class SyscallRule:
+    """The call with x86_64 `number` is refused when every one of `tests` holds (none: always)."""
+
+    name: str
+    number: int
+    verdict: SyscallVerdict
+    why: str
+    tests: tuple[ArgumentTest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SyscallPlan:
+    """The floor's filter: default allow below `first_unknown`, ENOSYS from there on."""
+
+    rules: tuple[SyscallRule, ...]
+    first_unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class ViewPlan:
+    """The private mount namespace. `sockets` are the names under /run that stay visible.
+
+    `own_proc`: /proc shows the session's own processes only. `mask_limit` bounds how many
+    existing objects the masks may match at launch; more is an error.
+    """
+
+    own_proc: bool
+    hide_run: bool
+    sockets: tuple[str, ...]
+    mask_limit: int = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPlan:
+    """Environment of CMD: only names matching `keep` and no `scrub` pattern stay, then `set`.
+
+    Patterns are shell globs on the name; `scrub` beats `keep`.
+    """
+
+    keep: tuple[str, ...]
+    scrub: tuple[str, ...]
+    set: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """None: not limited. `ttl` in seconds, `memory` in bytes, `files` is RLIMIT_NOFILE."""
+
+    ttl: int | None = None
+    processes: int | None = None
+    files: int | None = None
+    memory: int | None = None
+
+
+class RecordChoice(Enum):
+    """Which allowed actions become records; a denial always is one."""
+
+    FIRST = "first"  # the first occurrence, then counts
+    EVERY = "every"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of it. `policies` is outermost first and never empty; every one must allow.
+
+    `observe` keeps only the syscall floor. `view` is None where no rule needs one. `missing`
+    names the controls this host lacks and the profile agreed to go without.
+    """
+
+    policies: tuple[Policy, ...]
+    syscalls: SyscallPlan
+    view: ViewPlan | None
+    environment: EnvironmentPlan
+    limits: Limits
+    workspace: str
+    home: str
+    run_as_root: bool = False
+    observe: bool = False
+    records: RecordChoice = RecordChoice.FIRST
+    audit_required: bool = False
+    missing: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class HostFeatures:
+    """What this host can enforce, as far as compiling needs to know.
+
+    `landlock_abi` 0: none. `unix_hooks`: cgroup connect_unix/sendmsg_unix (kernel 6.7+).
+    `view`: a session of an ordinary user can get a private mount namespace.
+    """
+
+    landlock_abi: int
+    unix_hooks: bool
+    view: bool
+    bpf_lsm: bool = False

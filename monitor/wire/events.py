@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the probes report, decoded: one frozen dataclass per kind of record.
+
+`decode.py` makes these from ring buffer bytes; `audit/compose.py` turns them into audit records.
+Times are CLOCK_BOOTTIME nanoseconds; `cgroup` is the session's cgroup id; errno values positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Common to all: who acted and when. `count` is 1, or how many repeats one record stands for."""
+
+    time: int
+    cgroup: int
+    pid: int
+    tid: int
+    comm: str
+    count: int
+
+
+class FileOperation(Enum):
+    OPEN = "open"
+    UNLINK = "unlink"
+    RENAME = "rename"
+    LINK = "link"
+    MKDIR = "mkdir"
+    CHMOD = "chmod"
+    TRUNCATE = "truncate"
+    EXEC = "exec"  # a refused execve; one that succeeded is an ExecEvent
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvent(Event):
+    """A file operation that returned. `errno` 0: it succeeded.
+
+    `path` is resolved from the kernel's own objects where `claimed` is False (opens that
+    succeeded); where True it is the string the caller passed, made absolute: good for a record,
+    never for a decision. `target` is the second name of a rename or link.
+    """
+
+    operation: FileOperation
+    path: str
+    target: str
+    claimed: bool
+    write: bool
+    created: bool
+    device: int
+    inode: int
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class ForkEvent(Event):
+    child: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecEvent(Event):
+    """`path` is the file the kernel runs, `argv` what it really got (`truncated`: there was more)."""
+
+    path: str
+    argv: tuple[str, ...]
+    truncated: bool
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExitEvent(Event):
+    """`status` is the wait(2) status: code << 8, or the signal number."""
+
+    status: int
+
+
+class NetOperation(Enum):
+    SOCKET = "socket"
+    CONNECT = "connect"
+    SEND = "send"
+    BIND = "bind"
+    LISTEN = "listen"
+    UNIX = "unix"
+
+
+class DenyCause(Enum):
+    """Why a cgroup program refused; NONE where it allowed."""
+
+    NONE = 0
+    RULE = 1  # a deny rule: `rule` names it
+    UNLISTED = 2
+    EXPIRED = 3
+    DENY_ALL = 4  # revoked, or the session row is missing
+
+
+@dataclass(frozen=True, slots=True)
+class NetEvent(Event):
+    """A socket action. `address` is text (IPv4 for v4-mapped), or the unix socket's name.
+
+    `cause` NONE: allowed by `rule`. `policy` is the kernel's policy id of the link that decided
+    and `rule` its index in Policy.rules (-1: none). `observed`: would have been refused, was let
+    pass because the session runs under --observe.
+    """
+
+    operation: NetOperation
+    family: int
+    type: int
+    protocol: int
+    address: str
+    port: int
+    cause: DenyCause
+    observed: bool
+    policy: int
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyscallEvent(Event):
+    """A system call the floor refused: its number, its arguments, the errno it returned."""
+
+    number: int
+    arguments: tuple[int, ...]
+    errno: int
+
+
+AnyEvent = FileEvent | ForkEvent | ExecEvent | ExitEvent | NetEvent | SyscallEvent
