@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""bpf(2): pinned objects, map access and links, without BCC.
+
+The attribute layouts follow `union bpf_attr` in uapi/linux/bpf.h. Keys and values are bytes in the
+machine's order; their meaning is `monitor.wire`'s.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitor.kernel.libc import NR_BPF, syscall
+
+# enum bpf_cmd
+BPF_MAP_LOOKUP_ELEM = 1
+BPF_MAP_UPDATE_ELEM = 2
+BPF_MAP_DELETE_ELEM = 3
+BPF_MAP_GET_NEXT_KEY = 4
+BPF_OBJ_PIN = 6
+BPF_OBJ_GET = 7
+BPF_OBJ_GET_INFO_BY_FD = 15
+BPF_RAW_TRACEPOINT_OPEN = 17
+BPF_LINK_CREATE = 28
+
+# enum bpf_attach_type
+BPF_CGROUP_INET_SOCK_CREATE = 2
+BPF_CGROUP_INET4_BIND = 8
+BPF_CGROUP_INET6_BIND = 9
+BPF_CGROUP_INET4_CONNECT = 10
+BPF_CGROUP_INET6_CONNECT = 11
+BPF_CGROUP_UDP4_SENDMSG = 14
+BPF_CGROUP_UDP6_SENDMSG = 15
+BPF_PERF_EVENT = 41
+BPF_CGROUP_UNIX_CONNECT = 49  # Linux kernel commit 859051dd165e (in v6.7)
+BPF_CGROUP_UNIX_SENDMSG = 50
+
+ATTR_SIZE = 144
+
+
+def _bpf(command: int, attributes: bytes, what: object) -> int:
+    buffer = ctypes.create_string_buffer(attributes, ATTR_SIZE)
+    return syscall(
+        NR_BPF, ctypes.c_int(command), buffer, ctypes.c_uint(ATTR_SIZE), what=f"bpf {what}"
+    )
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin the object behind `fd` at `path` under a bpffs."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    _bpf(BPF_OBJ_PIN, struct.pack("=QI", ctypes.addressof(name), fd), f"pin {path}")
+
+
+def get(path: Path) -> int:
+    """A descriptor of the object pinned at `path`; the caller closes it."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    return _bpf(BPF_OBJ_GET, struct.pack("=QI", ctypes.addressof(name), 0), f"get {path}")
+
+
+def create_link(program: int, target: int, attach_type: int) -> int:
+    """Attach `program` to a cgroup or perf event as a link; closing the last copy detaches."""
+    return _bpf(
+        BPF_LINK_CREATE, struct.pack("=IIII", program, target, attach_type, 0), "link create"
+    )
+
+
+def open_raw_tracepoint(name: str, program: int) -> int:
+    """Attach `program` to the raw tracepoint `name`; the descriptor is a link."""
+    text = ctypes.create_string_buffer(name.encode())
+    return _bpf(
+        BPF_RAW_TRACEPOINT_OPEN,
+        struct.pack("=QI", ctypes.addressof(text), program),
+        f"raw tracepoint {name}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """What the kernel says of a map (struct bpf_map_info)."""
+
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+def info(fd: int, what: object) -> MapInfo:
+    """Sizes of the map behind `fd`."""
+    buffer = ctypes.create_string_buffer(96)
+    request = struct.pack("=IIQ", fd, len(buffer), ctypes.addressof(buffer))
+    _bpf(BPF_OBJ_GET_INFO_BY_FD, request, f"info {what}")
+    _kind, _id, key_size, value_size, max_entries = struct.unpack_from("=IIIII", buffer)
+    return MapInfo(key_size, value_size, max_entries)
+
+
+class Map:
+    """A BPF map by its descriptor, with keys and values of fixed size in bytes."""
+
+    def __init__(self, fd: int, key_size: int, value_size: int, name: str) -> None:
+        self.fd = fd
+        self.key_size = key_size
+        self.value_size = value_size
+        self.name = name
+        self._next = ctypes.create_string_buffer(key_size)
+        self._value = ctypes.create_string_buffer(value_size)
+
+    @classmethod
+    def pinned(cls, path: Path) -> Map:
+        """Open the map pinned at `path`, with the sizes that the kernel says it has."""
+        fd = get(path)
+        sizes = info(fd, path)
+        return cls(fd, sizes.key_size, sizes.value_size, path.name)
+
+    def _element(self, key: bytes, value: object, flags: int = 0) -> bytes:
+        if len(key) != self.key_size:
+            raise ValueError(f"map {self.name}: key of {len(key)} bytes, not {self.key_size}")
+        self._key = ctypes.create_string_buffer(key, self.key_size)
+        address = 0 if value is None else ctypes.addressof(value)  # type: ignore[arg-type]
+        return struct.pack("=IxxxxQQQ", self.fd, ctypes.addressof(self._key), address, flags)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        """The value at `key`, or None."""
+        try:
+            _bpf(BPF_MAP_LOOKUP_ELEM, self._element(key, self._value), f"lookup {self.name}")
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        return self._value.raw
+
+    def update(self, key: bytes, value: bytes) -> None:
+        """Put `value` at `key`. OSError E2BIG or ENOSPC: the map is full."""
+        if len(value) != self.value_size:
+            raise ValueError(f"map {self.name}: value of {len(value)} bytes, not {self.value_size}")
+        buffer = ctypes.create_string_buffer(value, self.value_size)
+        _bpf(BPF_MAP_UPDATE_ELEM, self._element(key, buffer), f"update {self.name}")
+
+    def delete(self, key: bytes) -> bool:
+        """Remove `key`; False where it was not there."""
+        try:
+            _bpf(BPF_MAP_DELETE_ELEM, self._element(key, None), f"delete {self.name}")
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def keys(self) -> Iterator[bytes]:
+        """Every key; ones added or removed meanwhile may or may not be among them."""
+        key: bytes | None = None
+        while True:
+            current = None if key is None else ctypes.create_string_buffer(key, self.key_size)
+            address = 0 if current is None else ctypes.addressof(current)
+            request = struct.pack("=IxxxxQQ", self.fd, address, ctypes.addressof(self._next))
+            try:
+                _bpf(BPF_MAP_GET_NEXT_KEY, request, f"next key {self.name}")
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    return
+                raise
+            key = self._next.raw
+            yield key
+
+    def close(self) -> None:
+        os.close(self.fd)

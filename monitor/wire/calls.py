@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the system calls in RI_PATH_CALL records do to files. Numbers: asm/unistd_64.h (x86_64)."""
+
+from __future__ import annotations
+
+from monitor.wire.events import FileOperation
+
+OPERATIONS = {
+    **dict.fromkeys((2, 85, 257, 437), FileOperation.OPEN),  # open creat openat openat2
+    **dict.fromkeys((59, 322), FileOperation.EXEC),  # execve execveat
+    **dict.fromkeys((87, 263, 84), FileOperation.UNLINK),  # unlink unlinkat rmdir
+    **dict.fromkeys((82, 264, 316), FileOperation.RENAME),  # rename renameat renameat2
+    **dict.fromkeys((86, 265, 88, 266), FileOperation.LINK),  # link linkat symlink symlinkat
+    # mkdir mkdirat mknod mknodat, and bind of a unix socket's name
+    **dict.fromkeys((83, 258, 133, 259, 49), FileOperation.MKDIR),
+    # chmod fchmod fchmodat chown fchown lchown fchownat
+    **dict.fromkeys((90, 91, 268, 92, 93, 94, 260), FileOperation.CHMOD),
+    # setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+    **dict.fromkeys((188, 189, 190, 197, 198, 199), FileOperation.CHMOD),
+    **dict.fromkeys((76, 77), FileOperation.TRUNCATE),  # truncate ftruncate
+}

@@ -1,0 +1,319 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the probes' records to events. Pure: bytes in, frozen dataclasses out.
+
+A Decoder keeps what records refer to: the paths of directories, and the record that each slot of
+the kernel's aggregation stands for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from functools import lru_cache
+
+from monitor.wire import layout
+from monitor.wire.calls import OPERATIONS
+from monitor.wire.events import (
+    AnyEvent,
+    DenyCause,
+    ExecEvent,
+    ExitEvent,
+    FileEvent,
+    FileOperation,
+    ForkEvent,
+    NetEvent,
+    NetOperation,
+    SyscallEvent,
+)
+from monitor.wire.layout import Flag, Kind, Operation, struct_format
+
+# uapi/linux/socket.h
+AF_UNIX = 1
+
+# Slots of the kernel's aggregation, and how a tag chooses one: only_counted() in common.h.
+SEEN_SLOTS = 65536
+_SLOT_SHIFT = 20
+# Directories remembered; the kernel's cache is smaller, and it sends again what it dropped.
+DIRECTORIES = 65536
+
+EVENT_SIZE = ctypes.sizeof(layout.ri_event)
+_HEADER_SIZE = ctypes.sizeof(layout.ri_header)
+_KIND_OFFSET = layout.ri_header.kind.offset
+_KIND = struct.Struct("=H")
+_TAG = struct.Struct("=Q")
+
+
+def _record(body: type[ctypes.Structure]) -> struct.Struct:
+    return struct.Struct(struct_format(layout.ri_header) + struct_format(body)[1:])
+
+
+_OPEN = _record(layout.ri_open)
+_NET = _record(layout.ri_net)
+_PROCESS = _record(layout.ri_process)
+_SYSCALL = _record(layout.ri_syscall)
+_COUNT = _record(layout.ri_count)
+
+_NET_OPERATIONS = tuple(NetOperation(operation.name.lower()) for operation in Operation)
+_CAUSES = tuple(DenyCause(cause.value) for cause in layout.Cause)
+_MAPPED = bytes(10) + b"\xff\xff"
+
+
+class WireError(ValueError):
+    """A record that this reader does not know; its caller counts it."""
+
+
+class Decoder:
+    """Decodes one instance's records, given in the order that records.h defines."""
+
+    def __init__(self) -> None:
+        self._directories: dict[int, str] = {}
+        # The raw record behind each aggregation slot; pages never touched cost nothing.
+        self._seen = bytearray(SEEN_SLOTS * EVENT_SIZE)
+        # The same for records of the other ring: slot -> (tag, event).
+        self._seen_details: dict[int, tuple[int, AnyEvent]] = {}
+        self._event_handlers: dict[int, Callable[[bytes, int], AnyEvent | None]] = {
+            Kind.OPEN: self._open,
+            Kind.FORK: _fork,
+            Kind.EXIT: _exit,
+            Kind.NET: self._net,
+            Kind.SYSCALL: _syscall,
+            Kind.COUNT: self._counted,
+        }
+        self._detail_handlers: dict[int, Callable[[bytes], AnyEvent | None]] = {
+            Kind.DIRECTORY: self._directory,
+            Kind.PATH_CALL: self._path_call,
+            Kind.NAME: self._long_name,
+            Kind.UNIX: self._unix,
+            Kind.EXEC: self._exec,
+        }
+
+    def event(self, data: bytes, offset: int = 0) -> AnyEvent | None:
+        """The event in the ri_event at `offset`; None: a count whose record is not known."""
+        try:
+            kind = _KIND.unpack_from(data, offset + _KIND_OFFSET)[0]
+            return self._event_handlers[kind](data, offset)
+        except (struct.error, LookupError, ValueError) as error:
+            raise WireError(f"cannot decode a record of the ring `events`: {error!r}") from error
+
+    def detail(self, data: bytes) -> AnyEvent | None:
+        """The event in a record of the other ring; None: it was a directory."""
+        try:
+            kind = _KIND.unpack_from(data, _KIND_OFFSET)[0]
+            return self._detail_handlers[kind](data)
+        except (struct.error, LookupError, ValueError) as error:
+            raise WireError(f"cannot decode a record of the ring `details`: {error!r}") from error
+
+    def repeats(self, tag: int, count: int, time: int) -> AnyEvent | None:
+        """The event that stands for `count` repeats of the record with `tag`."""
+        slot = _slot(tag)
+        known = self._seen_details.get(slot)
+        if known is not None and known[0] == tag:
+            return replace(known[1], count=count, time=time)
+        start = slot * EVENT_SIZE
+        if _TAG.unpack_from(self._seen, start + _HEADER_SIZE)[0] != tag:
+            return None
+        record = bytes(self._seen[start : start + EVENT_SIZE])
+        if _KIND.unpack_from(record, _KIND_OFFSET)[0] == Kind.OPEN:
+            return replace(self._decode_open(record, 0), count=count, time=time)
+        return replace(_decode_net(record, 0), count=count, time=time)
+
+    def _path(self, directory: int, name: str) -> str:
+        """`name` in a directory; `?` stands for one that is not known."""
+        base = self._directories.get(directory, "?")
+        return f"/{name}" if base == "/" else f"{base}/{name}"
+
+    def _remember(self, data: bytes, offset: int) -> None:
+        slot = _slot(_TAG.unpack_from(data, offset + _HEADER_SIZE)[0])
+        start = slot * EVENT_SIZE
+        self._seen[start : start + EVENT_SIZE] = data[offset : offset + EVENT_SIZE]
+
+    def _open(self, data: bytes, offset: int) -> FileEvent:
+        self._remember(data, offset)
+        return self._decode_open(data, offset)
+
+    def _decode_open(self, data: bytes, offset: int) -> FileEvent:
+        (
+            *who, flags, _reserved, comm, _tag, inode, directory, device, length, name,
+        ) = _OPEN.unpack_from(data, offset)  # fmt: skip
+        return FileEvent(
+            *_actor(who, comm),
+            operation=FileOperation.OPEN,
+            path=self._path(directory, os.fsdecode(name[:length])),
+            target="",
+            claimed=False,
+            write=bool(flags & 1),
+            created=bool(flags & 2),
+            device=device,
+            inode=inode,
+            errno=0,
+        )
+
+    def _net(self, data: bytes, offset: int) -> NetEvent:
+        self._remember(data, offset)
+        return _decode_net(data, offset)
+
+    def _counted(self, data: bytes, offset: int) -> AnyEvent | None:
+        fields = _COUNT.unpack_from(data, offset)
+        return self.repeats(tag=fields[8], count=fields[9], time=fields[0])
+
+    def _directory(self, data: bytes) -> None:
+        detail = layout.ri_detail.from_buffer_copy(data)
+        names = _data(data, 0, detail.length).split(b"\0")[-2::-1]
+        root = "?/" if detail.header.flags & Flag.TRUNCATED else "/"
+        # Put in anew, so that the first of the dict is the one sent longest ago.
+        self._directories.pop(detail.directory, None)
+        if len(self._directories) >= DIRECTORIES:
+            del self._directories[next(iter(self._directories))]
+        self._directories[detail.directory] = root + os.fsdecode(b"/".join(names))
+
+    def _path_call(self, data: bytes) -> FileEvent:
+        detail = layout.ri_detail.from_buffer_copy(data)
+        path = self._claimed(detail.directory, _data(data, 0, detail.length))
+        target = ""
+        if detail.second:
+            name = _data(data, detail.second).split(b"\0", 1)[0]
+            target = self._claimed(detail.second_directory, name)
+        flags = detail.header.flags
+        return FileEvent(
+            *_sender(detail.header),
+            operation=OPERATIONS[detail.number],
+            path=path,
+            target=target,
+            claimed=detail.length > 0,
+            write=bool(flags & Flag.WRITE),
+            created=bool(flags & Flag.CREATED),
+            device=0,
+            inode=0,
+            errno=detail.error,
+        )
+
+    def _claimed(self, directory: int, name: bytes) -> str:
+        """The string a caller passed, made absolute; an empty one means the base itself."""
+        text = os.fsdecode(name)
+        if text.startswith("/"):
+            return text
+        return self._path(directory, text) if text else self._directories.get(directory, "?")
+
+    def _long_name(self, data: bytes) -> FileEvent:
+        detail = layout.ri_detail.from_buffer_copy(data)
+        flags = detail.header.flags
+        event = FileEvent(
+            *_sender(detail.header),
+            operation=FileOperation.OPEN,
+            path=self._path(detail.directory, os.fsdecode(_data(data, 0, detail.length))),
+            target="",
+            claimed=False,
+            write=bool(flags & Flag.WRITE),
+            created=bool(flags & Flag.CREATED),
+            device=detail.device,
+            inode=detail.inode,
+            errno=0,
+        )
+        self._seen_details[_slot(detail.tag)] = (detail.tag, event)
+        return event
+
+    def _unix(self, data: bytes) -> NetEvent:
+        detail = layout.ri_detail.from_buffer_copy(data)
+        name = _data(data, 0, detail.length)
+        event = NetEvent(
+            *_sender(detail.header),
+            operation=NetOperation.UNIX,
+            family=AF_UNIX,
+            type=0,
+            protocol=0,
+            address=os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name),
+            port=0,
+            cause=_CAUSES[detail.cause],
+            observed=bool(detail.header.flags & Flag.OBSERVED),
+            policy=detail.policy,
+            rule=detail.rule,
+        )
+        if detail.tag:
+            self._seen_details[_slot(detail.tag)] = (detail.tag, event)
+        return event
+
+    def _exec(self, data: bytes) -> ExecEvent:
+        record = layout.ri_exec.from_buffer_copy(data)
+        start = layout.ri_exec.arguments.offset
+        arguments = data[start : start + record.length]
+        return ExecEvent(
+            *_sender(record.header),
+            path=self._path(record.directory, os.fsdecode(record.name)),
+            argv=tuple(os.fsdecode(part) for part in arguments.removesuffix(b"\0").split(b"\0")),
+            truncated=bool(record.header.flags & Flag.TRUNCATED),
+            device=record.device,
+            inode=record.inode,
+        )
+
+
+def address_text(address: bytes) -> str:
+    """16 bytes in network order as text; a v4-mapped address as IPv4."""
+    if address.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, address[12:])
+    return socket.inet_ntop(socket.AF_INET6, address)
+
+
+def _slot(tag: int) -> int:
+    return (tag >> _SLOT_SHIFT) & (SEEN_SLOTS - 1)
+
+
+def _data(record: bytes, start: int, length: int | None = None) -> bytes:
+    """`length` bytes of ri_short.data or ri_long.data from `start`; None: all there are."""
+    start += ctypes.sizeof(layout.ri_detail)
+    return record[start:] if length is None else record[start : start + length]
+
+
+@lru_cache(4096)
+def _comm(comm: bytes) -> str:
+    return os.fsdecode(comm.split(b"\0", 1)[0])
+
+
+def _actor(who: list[int], comm: bytes) -> tuple[int, int, int, int, str, int]:
+    """The fields of Event, from those of ri_header."""
+    return who[0], who[1], who[2], who[3], _comm(comm), 1
+
+
+def _sender(header: layout.ri_header) -> tuple[int, int, int, int, str, int]:
+    return header.time, header.cgroup, header.pid, header.tid, _comm(header.comm), 1
+
+
+def _decode_net(data: bytes, offset: int) -> NetEvent:
+    (
+        *who, flags, _reserved, comm, _tag, address, rule, policy,
+        port, family, kind, protocol, operation, cause,
+    ) = _NET.unpack_from(data, offset)[:18]  # fmt: skip
+    return NetEvent(
+        *_actor(who, comm),
+        operation=_NET_OPERATIONS[operation],
+        family=family,
+        type=kind,
+        protocol=protocol,
+        address="" if operation == Operation.SOCKET else address_text(address),
+        port=port,
+        cause=_CAUSES[cause],
+        observed=bool(flags & Flag.OBSERVED),
+        policy=policy,
+        rule=rule,
+    )
+
+
+def _fork(data: bytes, offset: int) -> ForkEvent:
+    *who, _flags, _reserved, comm, child, _status = _PROCESS.unpack_from(data, offset)[:10]
+    return ForkEvent(*_actor(who, comm), child=child)
+
+
+def _exit(data: bytes, offset: int) -> ExitEvent:
+    *who, _flags, _reserved, comm, _child, status = _PROCESS.unpack_from(data, offset)[:10]
+    return ExitEvent(*_actor(who, comm), status=status)
+
+
+def _syscall(data: bytes, offset: int) -> SyscallEvent:
+    fields = _SYSCALL.unpack_from(data, offset)
+    *who, _flags, _reserved, comm = fields[:8]
+    return SyscallEvent(
+        *_actor(who, comm), number=fields[14], arguments=fields[8:14], errno=fields[15]
+    )

@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one mirror of probes/include/records.h and maps.h: structs as ctypes, enums as IntEnum.
+
+tests/unit/test_wire_layout.py compares sizes, offsets and values with the headers by clang, for
+the host and for BPF, over every struct and every enum. Everything else (struct formats, numpy
+types) is derived from these classes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
+from enum import IntEnum, IntFlag
+
+MAX_POLICIES = 8
+NAME_MAX = 256
+SHORT_DATA = 1024
+LONG_DATA = 8192
+ARGUMENTS = 4096
+ANY_PROTOCOL = 0xFFFF
+
+
+class Kind(IntEnum):
+    """enum ri_kind"""
+
+    OPEN = 1
+    FORK = 2
+    EXIT = 3
+    NET = 4
+    SYSCALL = 5
+    COUNT = 6
+    DIRECTORY = 64
+    PATH_CALL = 65
+    NAME = 66
+    UNIX = 67
+    EXEC = 68
+
+
+class Flag(IntFlag):
+    """enum ri_flag"""
+
+    WRITE = 1
+    CREATED = 2
+    OBSERVED = 4
+    TRUNCATED = 8
+
+
+class Operation(IntEnum):
+    """enum ri_operation"""
+
+    SOCKET = 0
+    CONNECT = 1
+    SEND = 2
+    BIND = 3
+    LISTEN = 4
+
+
+class Cause(IntEnum):
+    """enum ri_cause"""
+
+    ALLOWED = 0
+    RULE = 1
+    UNLISTED = 2
+    EXPIRED = 3
+    DENY_ALL = 4
+
+
+class SessionFlag(IntFlag):
+    """enum ri_session_flag: OBSERVE lets pass and records, REVOKED denies all, EVERY: no counting."""
+
+    OBSERVE = 1
+    REVOKED = 2
+    EVERY = 4
+
+
+class Table(IntEnum):
+    """enum ri_table"""
+
+    CONNECT = 0
+    BIND = 1
+
+
+class ri_header(ctypes.Structure):
+    _fields_ = [
+        ("time", c_uint64),
+        ("cgroup", c_uint64),
+        ("pid", c_uint32),
+        ("tid", c_uint32),
+        ("kind", c_uint16),
+        ("flags", c_uint16),
+        ("reserved", c_uint32),
+        ("comm", c_char * 16),
+    ]
+
+
+class ri_open(ctypes.Structure):
+    _fields_ = [
+        ("tag", c_uint64),
+        ("inode", c_uint64),
+        ("directory", c_uint64),
+        ("device", c_uint32),
+        ("length", c_uint32),
+        ("name", c_char * 48),
+    ]
+
+
+class ri_net(ctypes.Structure):
+    _fields_ = [
+        ("tag", c_uint64),
+        ("address", c_uint8 * 16),
+        ("rule", c_int32),
+        ("policy", c_uint32),
+        ("port", c_uint16),
+        ("family", c_uint16),
+        ("type", c_uint16),
+        ("protocol", c_uint16),
+        ("operation", c_uint16),
+        ("cause", c_uint16),
+        ("reserved", c_uint32 * 9),
+    ]
+
+
+class ri_process(ctypes.Structure):
+    _fields_ = [("child", c_uint32), ("status", c_uint32), ("reserved", c_uint64 * 9)]
+
+
+class ri_syscall(ctypes.Structure):
+    _fields_ = [
+        ("arguments", c_uint64 * 6),
+        ("number", c_int32),
+        ("error", c_int32),
+        ("reserved", c_uint64 * 3),
+    ]
+
+
+class ri_count(ctypes.Structure):
+    _fields_ = [("tag", c_uint64), ("count", c_uint64), ("reserved", c_uint64 * 8)]
+
+
+class _ri_body(ctypes.Union):
+    _fields_ = [
+        ("open", ri_open),
+        ("net", ri_net),
+        ("process", ri_process),
+        ("call", ri_syscall),
+        ("count", ri_count),
+    ]
+
+
+class ri_event(ctypes.Structure):
+    _anonymous_ = ("body",)
+    _fields_ = [("header", ri_header), ("body", _ri_body)]
+
+
+class ri_detail(ctypes.Structure):
+    _fields_ = [
+        ("header", ri_header),
+        ("tag", c_uint64),
+        ("inode", c_uint64),
+        ("directory", c_uint64),
+        ("second_directory", c_uint64),
+        ("device", c_uint32),
+        ("number", c_int32),
+        ("error", c_int32),
+        ("length", c_uint32),
+        ("second", c_uint32),
+        ("rule", c_int32),
+        ("policy", c_uint32),
+        ("cause", c_uint32),
+    ]
+
+
+class ri_short(ctypes.Structure):
+    _fields_ = [("detail", ri_detail), ("data", c_char * SHORT_DATA)]
+
+
+class ri_long(ctypes.Structure):
+    _fields_ = [("detail", ri_detail), ("data", c_char * LONG_DATA)]
+
+
+class ri_exec(ctypes.Structure):
+    _fields_ = [
+        ("header", ri_header),
+        ("inode", c_uint64),
+        ("directory", c_uint64),
+        ("device", c_uint32),
+        ("length", c_uint32),
+        ("name", c_char * NAME_MAX),
+        ("arguments", c_char * ARGUMENTS),
+    ]
+
+
+class ri_session(ctypes.Structure):
+    _fields_ = [
+        ("expires", c_uint64),
+        ("flags", c_uint32),
+        ("policy_count", c_uint32),
+        ("policies", c_uint32 * MAX_POLICIES),
+    ]
+
+
+class ri_prefix_key(ctypes.Structure):
+    _fields_ = [
+        ("prefix_length", c_uint32),
+        ("policy", c_uint32),
+        ("table", c_uint32),
+        ("address", c_uint8 * 16),
+    ]
+
+
+class ri_port_key(ctypes.Structure):
+    _fields_ = [
+        ("prefix_length", c_uint32),
+        ("policy", c_uint32),
+        ("set", c_uint32),
+        ("protocol", c_uint16),
+        ("port", c_uint16),
+    ]
+
+
+class ri_port_value(ctypes.Structure):
+    _fields_ = [("rule", c_int32), ("allow", c_uint32)]
+
+
+class ri_socket_key(ctypes.Structure):
+    _fields_ = [
+        ("policy", c_uint32),
+        ("family", c_uint16),
+        ("type", c_uint16),
+        ("protocol", c_uint16),
+        ("reserved", c_uint16),
+    ]
+
+
+class ri_unix_key(ctypes.Structure):
+    _fields_ = [("policy", c_uint32), ("length", c_uint32), ("path", c_char * 112)]
+
+
+class ri_unix_value(ctypes.Structure):
+    _fields_ = [("rule", c_int32)]
+
+
+class ri_seen(ctypes.Structure):
+    _fields_ = [("tag", c_uint64), ("cgroup", c_uint64), ("count", c_uint64)]
+
+
+class ri_directory(ctypes.Structure):
+    _fields_ = [("tag", c_uint64), ("sent", c_uint64)]
+
+
+_CODES = {c_uint8: "B", c_uint16: "H", c_int32: "i", c_uint32: "I", c_uint64: "Q"}
+
+
+def struct_format(structure: type[ctypes.Structure]) -> str:
+    """The `struct` module's format of a mirror: char arrays and byte arrays as one bytes each."""
+    return "=" + "".join(_format(kind) for _name, kind in _members(structure))
+
+
+def _members(structure: type[ctypes.Structure]) -> list[tuple[str, type]]:
+    return [(field[0], field[1]) for field in structure._fields_]
+
+
+def _format(kind: type) -> str:
+    if issubclass(kind, ctypes.Structure):
+        return struct_format(kind)[1:]
+    if issubclass(kind, ctypes.Array):
+        if kind._type_ in (c_char, c_uint8):
+            return f"{kind._length_}s"
+        return f"{kind._length_}{_CODES[kind._type_]}"
+    return _CODES[kind]

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a Policy to the rows of the kernel maps, as bytes. Pure; `daemon/tables.py` writes them."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from monitor.policy.plan import NetPrefix, Policy, PortRange
+from monitor.wire import layout
+from monitor.wire.layout import SessionFlag, Table, struct_format
+
+_SESSION = struct.Struct(struct_format(layout.ri_session))
+_PREFIX = struct.Struct(struct_format(layout.ri_prefix_key))
+_PORT = struct.Struct(struct_format(layout.ri_port_key))
+_PORT_VALUE = struct.Struct(struct_format(layout.ri_port_value))
+_SOCKET = struct.Struct(struct_format(layout.ri_socket_key))
+_UNIX = struct.Struct(struct_format(layout.ri_unix_key))
+_UNIX_VALUE = struct.Struct(struct_format(layout.ri_unix_value))
+_U32 = struct.Struct("=I")
+
+# Bits of the keys before the address and before the port.
+_PREFIX_HEAD = 64
+_PORT_HEAD = 80
+_SUN_PATH = 108  # uapi/linux/un.h
+
+# uapi/linux/in.h, linux/net.h: what protocol 0 stands for
+_DEFAULT_PROTOCOL = {1: 6, 2: 17}
+
+
+class RowError(ValueError):
+    """A policy holds something that no row can express."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One entry of the pinned map named `map`."""
+
+    map: str
+    key: bytes
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """What the programs know of a session. `expires`: CLOCK_BOOTTIME ns, 0: never."""
+
+    expires: int
+    flags: SessionFlag
+    policies: tuple[int, ...]
+
+    def pack(self) -> bytes:
+        count = len(self.policies)
+        if not 1 <= count <= layout.MAX_POLICIES:
+            raise RowError(f"a chain has 1 to {layout.MAX_POLICIES} links, not {count}")
+        padding = (0,) * (layout.MAX_POLICIES - count)
+        return _SESSION.pack(self.expires, self.flags, count, *self.policies, *padding)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> SessionRow:
+        expires, flags, count, *policies = _SESSION.unpack(data)
+        return cls(expires, SessionFlag(flags), tuple(policies[:count]))
+
+
+def policy_rows(policy_id: int, policy: Policy) -> list[Row]:
+    """Every row of `policy` under the kernel's `policy_id`."""
+    return [
+        *_network_rows(policy_id, policy),
+        *_socket_rows(policy_id, policy),
+        *_unix_rows(policy_id, policy),
+    ]
+
+
+def row_policy(map_name: str, key: bytes) -> int:
+    """The policy id that a key of `map_name` belongs to."""
+    offset = 4 if map_name in ("prefixes", "ports") else 0
+    return int(_U32.unpack_from(key, offset)[0])
+
+
+def _network_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
+    sets: dict[tuple[PortRange, ...], int] = {}
+    for table, prefixes in ((Table.CONNECT, policy.connect), (Table.BIND, policy.bind)):
+        for prefix in prefixes:
+            number = sets.setdefault(prefix.ports, len(sets))
+            yield Row("prefixes", _prefix_key(policy_id, table, prefix), _U32.pack(number))
+    for ports, number in sets.items():
+        for entry in ports:
+            value = _PORT_VALUE.pack(entry.rule, entry.allow)
+            for port, bits in port_prefixes(entry.first, entry.last):
+                yield Row("ports", _port_key(policy_id, number, entry.protocol, port, bits), value)
+
+
+def _prefix_key(policy_id: int, table: Table, prefix: NetPrefix) -> bytes:
+    network = ipaddress.IPv6Network(prefix.network)
+    bits = _PREFIX_HEAD + network.prefixlen
+    return _PREFIX.pack(bits, policy_id, table, network.network_address.packed)
+
+
+def _port_key(policy_id: int, number: int, protocol: int, port: int, bits: int) -> bytes:
+    swapped = int.from_bytes(port.to_bytes(2, "big"), "little")
+    return _PORT.pack(_PORT_HEAD + bits, policy_id, number, protocol, swapped)
+
+
+def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:
+    """The fewest (port, bits) prefixes of 16 bits that cover `first`..`last` exactly."""
+    if not 0 <= first <= last <= 0xFFFF:
+        raise RowError(f"{first}-{last} is not a range of ports")
+    while first <= last:
+        size = first & -first or 1 << 16
+        while size > last - first + 1:
+            size >>= 1
+        yield first, 17 - size.bit_length()
+        first += size
+
+
+def _socket_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
+    for rule in policy.sockets:
+        protocol = layout.ANY_PROTOCOL if rule.protocol == -1 else rule.protocol
+        # The hook runs after the kernel has put in the protocol that 0 asks for.
+        protocol = protocol or _DEFAULT_PROTOCOL.get(rule.type, 0)
+        key = _SOCKET.pack(policy_id, rule.family, rule.type, protocol, 0)
+        yield Row("sockets", key, _U32.pack(1))
+
+
+def _unix_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
+    for rule in policy.unix:
+        name = os.fsencode(rule.path)
+        if name.startswith(b"@"):
+            name = b"\0" + name[1:]
+        elif b"\0" in name:
+            raise RowError(f"unix socket {rule.path!r} holds a NUL")
+        if len(name) > _SUN_PATH:
+            raise RowError(f"unix socket {rule.path} is longer than {_SUN_PATH} bytes")
+        yield Row("unix_paths", _UNIX.pack(policy_id, len(name), name), _UNIX_VALUE.pack(rule.rule))
+
+

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * What the probes report. Two rings: `events` holds ri_event only, one size, so that a reader can
+ * take thousands at once; `details` holds what is larger (ri_short, ri_long, ri_exec). Written by
+ * the programs, read by monitor/wire/decode.py. monitor/wire/layout.py is the one mirror; a test
+ * compares the two.
+ *
+ * Order: a program submits RI_DIRECTORY before it reserves the record that names the directory. So
+ * a reader that notes the end of `events`, drains `details`, and then drains `events` up to that
+ * end knows every directory before the open that refers to it.
+ */
+#ifndef RI_RECORDS_H
+#define RI_RECORDS_H
+
+enum ri_kind {
+	RI_OPEN = 1,		/* ri_event.open: an open that succeeded */
+	RI_FORK = 2,		/* ri_event.process */
+	RI_EXIT = 3,		/* ri_event.process */
+	RI_NET = 4,		/* ri_event.net: an internet socket's action, allowed or refused */
+	RI_SYSCALL = 5,		/* ri_event.call: a refused system call that names no path */
+	RI_COUNT = 6,		/* ri_event.count: how often a record already sent came again */
+	RI_DIRECTORY = 64,	/* ri_long: data is the path of `directory`, leaf first */
+	RI_PATH_CALL = 65,	/* ri_short or ri_long: a call by path, as the caller claimed it */
+	RI_NAME = 66,		/* ri_short: an open whose name is longer than ri_open holds */
+	RI_UNIX = 67,		/* ri_short: connect or send to a unix socket's name */
+	RI_EXEC = 68,		/* ri_exec */
+};
+
+enum ri_flag {
+	RI_WRITE = 1,		/* opened for writing; a refused open: would have been */
+	RI_CREATED = 2,		/* the open made the file; a refused open: would have */
+	RI_OBSERVED = 4,	/* would have been refused; let pass under --observe */
+	RI_TRUNCATED = 8,	/* there was more than the record holds */
+};
+
+enum ri_operation {
+	RI_SOCKET = 0,
+	RI_CONNECT = 1,
+	RI_SEND = 2,
+	RI_BIND = 3,
+	RI_LISTEN = 4,
+};
+
+enum ri_cause {
+	RI_ALLOWED = 0,
+	RI_RULE = 1,		/* a deny rule */
+	RI_UNLISTED = 2,
+	RI_EXPIRED = 3,
+	RI_DENY_ALL = 4,	/* revoked, or no session row for this cgroup */
+};
+
+/* Starts every record: who and when. */
+struct ri_header {
+	__u64 time;		/* bpf_ktime_get_boot_ns */
+	__u64 cgroup;		/* cgroup id of the session */
+	__u32 pid;
+	__u32 tid;
+	__u16 kind;		/* enum ri_kind */
+	__u16 flags;		/* enum ri_flag */
+	__u32 reserved;
+	char comm[16];
+};
+
+struct ri_open {
+	__u64 tag;		/* of the aggregation slot; RI_COUNT refers to it */
+	__u64 inode;
+	__u64 directory;	/* the RI_DIRECTORY record that holds the path of the parent */
+	__u32 device;		/* kernel dev_t: major << 20 | minor */
+	__u32 length;
+	char name[48];
+};
+
+struct ri_net {
+	__u64 tag;
+	__u8 address[16];	/* network order; IPv4 as ::ffff:a.b.c.d */
+	__s32 rule;		/* index in Policy.rules, -1: none */
+	__u32 policy;		/* kernel policy id of the link that decided */
+	__u16 port;		/* host order */
+	__u16 family;
+	__u16 type;
+	__u16 protocol;
+	__u16 operation;	/* enum ri_operation */
+	__u16 cause;		/* enum ri_cause */
+	__u32 reserved[9];
+};
+
+struct ri_process {
+	__u32 child;		/* RI_FORK: pid of the new process */
+	__u32 status;		/* RI_EXIT: wait(2) status */
+	__u64 reserved[9];
+};
+
+struct ri_syscall {
+	__u64 arguments[6];
+	__s32 number;
+	__s32 error;		/* positive errno */
+	__u64 reserved[3];
+};
+
+struct ri_count {
+	__u64 tag;
+	__u64 count;
+	__u64 reserved[8];
+};
+
+struct ri_event {
+	struct ri_header header;
+	union {
+		struct ri_open open;
+		struct ri_net net;
+		struct ri_process process;
+		struct ri_syscall call;
+		struct ri_count count;
+	};
+};
+
+struct ri_detail {
+	struct ri_header header;
+	__u64 tag;		/* RI_NAME, RI_UNIX: as in ri_open */
+	__u64 inode;		/* RI_NAME */
+	__u64 directory;	/* RI_PATH_CALL: where a relative path starts, 0: it is absolute */
+	__u64 second_directory;	/* the same for the second path of a rename or link */
+	__u32 device;		/* RI_NAME */
+	__s32 number;		/* RI_PATH_CALL: system call; RI_UNIX: enum ri_operation */
+	__s32 error;		/* RI_PATH_CALL: positive errno, 0: it succeeded */
+	__u32 length;		/* bytes used of data; for RI_PATH_CALL by the first path */
+	__u32 second;		/* RI_PATH_CALL: where the second path starts in data, 0: none */
+	__s32 rule;		/* RI_UNIX: as in ri_net */
+	__u32 policy;		/* RI_UNIX */
+	__u32 cause;		/* RI_UNIX */
+};
+
+#define RI_NAME_MAX 256		/* NAME_MAX and its NUL */
+#define RI_SHORT_DATA 1024
+#define RI_LONG_DATA 8192	/* two paths of PATH_MAX */
+
+struct ri_short {
+	struct ri_detail detail;
+	char data[RI_SHORT_DATA];
+};
+
+struct ri_long {
+	struct ri_detail detail;
+	char data[RI_LONG_DATA];
+};
+
+#define RI_ARGUMENTS 4096	/* argv bytes kept; longer ones are flagged RI_TRUNCATED */
+
+struct ri_exec {
+	struct ri_header header;
+	__u64 inode;
+	__u64 directory;	/* of the file that runs */
+	__u32 device;
+	__u32 length;		/* bytes used of arguments */
+	char name[RI_NAME_MAX];
+	char arguments[RI_ARGUMENTS];
+};
+
+#endif

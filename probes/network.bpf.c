@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
+/*
+ * Network decisions, attached to the instance's root cgroup: connect, send, bind, socket, and unix
+ * destinations where the kernel has the hook. Each returns 1 to allow, 0 to refuse (EPERM).
+ *
+ * Fail closed: a cgroup under the root that has no session row is refused everything, and so is a
+ * session whose tables have no row for the destination.
+ */
+#include "common.h"
+
+/* policy + table + address -> port set. Written by the worker. Full: the launch is refused. */
+BPF_LPM_TRIE(prefixes, struct ri_prefix_key, u32, 65536);
+/* policy + port set + protocol + port -> verdict. Written by the worker. Full: as above. */
+BPF_LPM_TRIE(ports, struct ri_port_key, struct ri_port_value, 65536);
+/* What socket(2) may make. Written by the worker. Full: as above. */
+BPF_HASH(sockets, struct ri_socket_key, u32, 65536);
+/* Unix destinations. Written by the worker. Full: as above. */
+BPF_HASH(unix_paths, struct ri_unix_key, struct ri_unix_value, 16384);
+
+struct decision {
+	u32 policy;
+	s32 rule;
+	u16 cause;		/* enum ri_cause; RI_ALLOWED allows */
+};
+
+struct destination {
+	u8 address[16];
+	u16 port;		/* network order */
+	u16 protocol;
+	u32 table;
+};
+
+/* What ends a session's authority whatever its rules say. */
+static __always_inline u16 standing(struct ri_session *session)
+{
+	if (!session || session->flags & RI_REVOKED)
+		return RI_DENY_ALL;
+	if (session->expires && bpf_ktime_get_boot_ns() >= session->expires)
+		return RI_EXPIRED;
+	return RI_ALLOWED;
+}
+
+/*
+ * The conjunction: runs `judge_one`, which sets decision.cause and .rule for decision.policy, for
+ * one policy after the other until one refuses. RI_MAX_POLICIES bounds the loop.
+ */
+#define JUDGE(session, decision, judge_one)					\
+	do {									\
+		(decision).cause = standing(session);				\
+		if ((decision).cause || !(session))				\
+			break;							\
+		(decision).cause = RI_UNLISTED;					\
+		for (u32 i = 0; i < RI_MAX_POLICIES; i++) {			\
+			if (i >= (session)->policy_count)			\
+				break;						\
+			(decision).policy = (session)->policies[i];		\
+			judge_one;						\
+			if ((decision).cause)					\
+				break;						\
+		}								\
+	} while (0)
+
+/* --observe lets pass what a rule would refuse, not what a revocation or the expiry does. */
+static __always_inline bool let_pass(struct ri_session *session, struct decision *decision)
+{
+	return session && session->flags & RI_OBSERVE &&
+	       (decision->cause == RI_RULE || decision->cause == RI_UNLISTED);
+}
+
+static __always_inline void judge_destination(struct destination *to, struct decision *decision)
+{
+	struct ri_prefix_key prefix = { .prefix_length = 64 + 128, .policy = decision->policy,
+					.table = to->table };
+	struct ri_port_key port = { .prefix_length = 80 + 16, .policy = decision->policy,
+				    .protocol = to->protocol, .port = to->port };
+	struct ri_port_value *value;
+	u32 *set;
+
+	decision->rule = -1;
+	decision->cause = RI_UNLISTED;
+	__builtin_memcpy(prefix.address, to->address, sizeof(prefix.address));
+	set = prefixes.lookup(&prefix);
+	if (!set)
+		return;
+	port.set = *set;
+	value = ports.lookup(&port);
+	if (!value)
+		return;
+	decision->rule = value->rule;
+	decision->cause = value->allow ? RI_ALLOWED : RI_RULE;
+}
+
+static __always_inline void judge_socket(struct ri_socket_key *key, struct decision *decision)
+{
+	struct ri_socket_key any = *key;
+
+	key->policy = decision->policy;
+	any.policy = decision->policy;
+	any.protocol = RI_ANY_PROTOCOL;
+	decision->cause =
+		sockets.lookup(key) || sockets.lookup(&any) ? RI_ALLOWED : RI_UNLISTED;
+}
+
+/* Records the decision, and turns it into the program's return value. */
+static __always_inline int conclude(struct ri_session *session, u64 cgroup, struct destination *to,
+				    struct decision *decision, u16 family, u16 type, u16 operation)
+{
+	bool pass = let_pass(session, decision);
+	struct ri_event *event;
+	u64 tag = 0;
+
+	if (session && !decision->cause) {
+		tag = mix(mix(cgroup, operation), (u64)to->port << 32 | (u64)to->protocol << 16 | family);
+		tag = mix(mix(tag, *(u64 *)to->address), *(u64 *)(to->address + 8));
+		if (only_counted(session, cgroup, tag))
+			return 1;
+	}
+	event = reserve_event(cgroup, RI_NET, pass ? RI_OBSERVED : 0);
+	if (event) {
+		__builtin_memset(&event->net, 0, sizeof(event->net));
+		event->net.tag = tag;
+		__builtin_memcpy(event->net.address, to->address, sizeof(to->address));
+		event->net.rule = decision->rule;
+		event->net.policy = decision->policy;
+		event->net.port = bpf_ntohs(to->port);
+		event->net.family = family;
+		event->net.type = type;
+		event->net.protocol = to->protocol;
+		event->net.operation = operation;
+		event->net.cause = decision->cause;
+		events.ringbuf_submit(event, RB_NO_WAKEUP);
+	}
+	return !decision->cause || pass;
+}
+
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct destination *to, u16 operation)
+{
+	struct decision decision = { .rule = -1 };
+	struct ri_session *session;
+	u64 cgroup;
+
+	session = session_of(&cgroup);
+	to->port = (u16)ctx->user_port;
+	to->protocol = ctx->protocol;
+	to->table = operation == RI_BIND ? RI_TABLE_BIND : RI_TABLE_CONNECT;
+	JUDGE(session, decision, judge_destination(to, &decision));
+	return conclude(session, cgroup, to, &decision, ctx->family, ctx->type, operation);
+}
+
+static __always_inline int judge4(struct bpf_sock_addr *ctx, u16 operation)
+{
+	struct destination to = {};
+	u32 address = ctx->user_ip4;
+
+	to.address[10] = 0xff;
+	to.address[11] = 0xff;
+	__builtin_memcpy(to.address + 12, &address, 4);
+	return judge(ctx, &to, operation);
+}
+
+static __always_inline int judge6(struct bpf_sock_addr *ctx, u16 operation)
+{
+	struct destination to = {};
+	u32 address[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
+
+	__builtin_memcpy(to.address, address, 16);
+	return judge(ctx, &to, operation);
+}
+
+int ri_connect4(struct bpf_sock_addr *ctx) { return judge4(ctx, RI_CONNECT); }
+int ri_connect6(struct bpf_sock_addr *ctx) { return judge6(ctx, RI_CONNECT); }
+int ri_sendmsg4(struct bpf_sock_addr *ctx) { return judge4(ctx, RI_SEND); }
+int ri_sendmsg6(struct bpf_sock_addr *ctx) { return judge6(ctx, RI_SEND); }
+int ri_bind4(struct bpf_sock_addr *ctx) { return judge4(ctx, RI_BIND); }
+int ri_bind6(struct bpf_sock_addr *ctx) { return judge6(ctx, RI_BIND); }
+
+/* BPF_CGROUP_INET_SOCK_CREATE: runs for AF_INET and AF_INET6; the filter holds the other families. */
+int ri_socket(struct bpf_sock *ctx)
+{
+	struct ri_socket_key key = { .family = ctx->family, .type = ctx->type,
+				     .protocol = ctx->protocol };
+	struct destination none = { .protocol = ctx->protocol };
+	struct decision decision = { .rule = -1 };
+	struct ri_session *session;
+	u64 cgroup;
+
+	session = session_of(&cgroup);
+	JUDGE(session, decision, judge_socket(&key, &decision));
+	if (!decision.cause)
+		return 1;
+	return conclude(session, cgroup, &none, &decision, ctx->family, ctx->type, RI_SOCKET);
+}
+
+#ifdef OFF_bpf_sock_addr_kern_uaddrlen
+/*
+ * The kernel's own copy of the address, which no thread can change any more: ctx is at run time a
+ * struct bpf_sock_addr_kern.
+ */
+static __always_inline void read_unix_name(void *ctx, struct ri_unix_key *key)
+{
+	u64 address = 0;
+	u32 length = 0;
+	long size;
+	char first = 0;
+
+	READ(address, ctx, OFF_bpf_sock_addr_kern_uaddr);
+	READ(length, ctx, OFF_bpf_sock_addr_kern_uaddrlen);
+	READ(first, address, SUN_PATH);
+	if (first) {
+		/* One more than sun_path: a name that fills it has its NUL behind it. */
+		size = bpf_probe_read_kernel_str(key->path, SUN_PATH_SIZE + 1,
+						 (void *)(address + SUN_PATH));
+		key->length = size > 0 ? size - 1 : 0;
+		return;
+	}
+	length = length > SUN_PATH ? length - SUN_PATH : 0;
+	asm volatile("" : "+r"(length));	/* clang 14 folds the mask away */
+	length &= 127;
+	if (length > SUN_PATH_SIZE)
+		length = SUN_PATH_SIZE;
+	bpf_probe_read_kernel(key->path, length, (void *)(address + SUN_PATH));
+	key->length = length;
+}
+
+static __always_inline void judge_unix_name(struct ri_unix_key *key, struct decision *decision)
+{
+	struct ri_unix_value *value;
+
+	key->policy = decision->policy;
+	value = unix_paths.lookup(key);
+	decision->rule = value ? value->rule : -1;
+	decision->cause = value ? RI_ALLOWED : RI_UNLISTED;
+}
+
+static __always_inline u64 hash_unix_name(struct ri_unix_key *key, u64 cgroup, u16 operation)
+{
+	u64 tag = mix(cgroup, (u64)operation << 32 | key->length);
+
+	for (u32 i = 0; i < sizeof(key->path); i += 8)	/* 14 rounds */
+		tag = mix(tag, *(u64 *)(key->path + i));
+	return tag;
+}
+
+static __always_inline int judge_unix(void *ctx, u16 operation)
+{
+	struct decision decision = { .rule = -1 };
+	struct ri_unix_key key = {};
+	struct ri_session *session;
+	struct ri_short *record;
+	u64 cgroup, tag = 0;
+	bool pass;
+
+	session = session_of(&cgroup);
+	read_unix_name(ctx, &key);
+	JUDGE(session, decision, judge_unix_name(&key, &decision));
+	pass = let_pass(session, &decision);
+	if (session && !decision.cause) {
+		tag = hash_unix_name(&key, cgroup, operation);
+		if (only_counted(session, cgroup, tag))
+			return 1;
+	}
+	record = reserve_short(cgroup, RI_UNIX, pass ? RI_OBSERVED : 0);
+	if (record) {
+		record->detail.tag = tag;
+		record->detail.number = operation;
+		record->detail.rule = decision.rule;
+		record->detail.policy = decision.policy;
+		record->detail.cause = decision.cause;
+		record->detail.length = key.length;
+		__builtin_memcpy(record->data, key.path, sizeof(key.path));
+		details.ringbuf_submit(record, RB_NO_WAKEUP);
+	}
+	return !decision.cause || pass;
+}
+
+int ri_connect_unix(struct bpf_sock_addr *ctx) { return judge_unix(ctx, RI_CONNECT); }
+int ri_sendmsg_unix(struct bpf_sock_addr *ctx) { return judge_unix(ctx, RI_SEND); }
+#endif
