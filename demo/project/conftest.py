@@ -1,0 +1,1 @@
+"""Its place makes pytest put this folder on sys.path."""
