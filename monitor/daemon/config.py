@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon's configuration: read once at start by the command, handed to each worker as JSON.
+
+So a restarted worker needs neither YAML nor pydantic to be ready, and a file edited in between
+cannot change what a running daemon does. Imports of both stay inside `load`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_FILE = Path("/etc/ri/config.yaml")
+# The profiles that come with the software; those under /etc/ri are looked at first.
+SHIPPED_PROFILES = Path(__file__).resolve().parents[2] / "profiles"
+INSTANCE_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"
+TRUST_DOMAIN_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,254}$"
+API_SOCKET = "ri.sock"
+LAUNCH_SOCKET = "launch.sock"
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message is one line per problem, with its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`sessions` at a time on this host, `per_user` of one user; `launch_seconds` for a launch."""
+
+    sessions: int = 256
+    per_user: int = 64
+    launch_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """`socket` is the API's path; the launch socket stands beside it, as does the lock."""
+
+    instance: str = "ri"
+    socket: Path = Path("/run/ri/ri.sock")
+    state: Path = Path("/var/lib/ri")
+    trust_domain: str = "localhost"
+    profiles: tuple[Path, ...] = (Path("/etc/ri/profiles"), SHIPPED_PROFILES)
+    delegations: Path = Path("/etc/ri/delegations.yaml")
+    admin_group: str = "ri-admin"
+    limits: Limits = field(default_factory=Limits)
+
+    @property
+    def runtime(self) -> Path:
+        return self.socket.parent
+
+    @property
+    def launch_socket(self) -> Path:
+        return self.runtime / LAUNCH_SOCKET
+
+    @property
+    def alive(self) -> Path:
+        """Its mtime is the last moment at which a worker was reading records."""
+        return self.runtime / "alive"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Config:
+        """The reverse of `to_json`; trusts what it reads."""
+        data: dict[str, Any] = json.loads(text)
+        return cls(
+            instance=data["instance"],
+            socket=Path(data["socket"]),
+            state=Path(data["state"]),
+            trust_domain=data["trust_domain"],
+            profiles=tuple(Path(path) for path in data["profiles"]),
+            delegations=Path(data["delegations"]),
+            admin_group=data["admin_group"],
+            limits=Limits(**data["limits"]),
+        )
+
+
+def load(path: Path) -> Config:
+    """Read and check a configuration file. ConfigError names file, line and key."""
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
+
+    class LimitsFile(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        sessions: int = Field(default=Limits().sessions, ge=1, le=65536)
+        per_user: int = Field(default=Limits().per_user, ge=1, le=65536)
+        launch_seconds: float = Field(default=Limits().launch_seconds, gt=0, le=300)
+
+    class ConfigFile(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        instance: str = Field(default=Config().instance, pattern=INSTANCE_PATTERN)
+        socket: Path | None = None
+        state: Path | None = None
+        trust_domain: str = Field(default=Config().trust_domain, pattern=TRUST_DOMAIN_PATTERN)
+        profiles: list[Path] = Field(default=list(Config().profiles), min_length=1)
+        delegations: Path = Config().delegations
+        admin_group: str = Field(default=Config().admin_group, min_length=1)
+        limits: LimitsFile = LimitsFile()
+
+    try:
+        document = YAML().load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+    except YAMLError as error:
+        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from error
+    if document is None:
+        document = CommentedMap()
+    if not isinstance(document, CommentedMap):
+        raise ConfigError(f"{path}:1: the configuration is a mapping of keys to values")
+    try:
+        parsed = ConfigFile.model_validate(dict(document))
+    except ValidationError as error:
+        lines = [
+            f"{path}:{_line(document, problem['loc'])}:"
+            f" {'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise ConfigError("\n".join(lines)) from error
+    config = Config(
+        instance=parsed.instance,
+        socket=parsed.socket or Path("/run") / parsed.instance / API_SOCKET,
+        state=parsed.state or Path("/var/lib") / parsed.instance,
+        trust_domain=parsed.trust_domain,
+        profiles=tuple(parsed.profiles),
+        delegations=parsed.delegations,
+        admin_group=parsed.admin_group,
+        limits=Limits(**parsed.limits.model_dump()),
+    )
+    check_paths(config)
+    return config
+
+
+def check_paths(config: Config) -> None:
+    """ConfigError where a path is not absolute: the daemon's working directory is `/`."""
+    for path in (config.socket, config.state, config.delegations, *config.profiles):
+        if not path.is_absolute():
+            raise ConfigError(f"{path} must be an absolute path")
+
+
+def _line(document: Any, location: tuple[Any, ...]) -> int:
+    """The line of the deepest key of `location` that stands in the file."""
+    line = 1
+    for key in location:
+        try:
+            line = document.lc.value(key)[0] + 1
+            document = document[key]
+        except (AttributeError, KeyError, TypeError):
+            break
+    return line

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry: every session by id and by cgroup, in memory and in SQLite.
+
+What is in the database is what a restarted worker knows, so each change is committed before it is
+acted upon. WAL with synchronous=NORMAL: a crash of the worker loses nothing; a crash of the host
+may lose the last changes, and all sessions with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from monitor.identity import chain as chains
+from monitor.policy import plan_json
+from monitor.session.session import Hold, Session, State
+
+KEEP_ENDED = 1000
+SHORTEST_REFERENCE = 4
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS plans (digest TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY,
+    body TEXT NOT NULL,
+    plan TEXT NOT NULL REFERENCES plans (digest),
+    state TEXT NOT NULL,
+    hold TEXT,
+    pid INTEGER,
+    ended REAL,
+    why TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+"""
+# Written once; the other fields have columns of their own.
+FIXED = (
+    "agent user uid gid profile digest purpose workspace created expires expires_boottime cgroup"
+    " cgroup_id policies launcher launcher_start"
+).split()
+
+
+class UnknownSession(LookupError):
+    """No session, or more than one, answers to the reference."""
+
+
+class Registry:
+    """All sessions. Not for use from more than one thread."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or make the database at `path`; sqlite3.Error where it cannot be used."""
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        self._live: dict[str, Session] = {}
+        self._by_cgroup: dict[int, Session] = {}
+        for session in self._load("state <> ?", State.ENDED.value):
+            self._remember(session)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def next_policy_ids(self, count: int) -> tuple[int, ...]:
+        """Policy ids that no other session of this instance has had."""
+        row = self._database.execute(
+            "INSERT INTO counters VALUES ('policy', ?) ON CONFLICT (name)"
+            " DO UPDATE SET value = value + excluded.value RETURNING value",
+            (count,),
+        ).fetchone()
+        last = int(row[0])
+        return tuple(range(last - count + 1, last + 1))
+
+    def add(self, session: Session) -> None:
+        plan = plan_json.to_json(session.plan)
+        digest = hashlib.blake2b(plan.encode(), digest_size=16).hexdigest()
+        body = {name: getattr(session, name) for name in FIXED}
+        body["chain"] = chains.to_json(session.chain)
+        with self._database:
+            self._database.execute("BEGIN")
+            self._database.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (digest, plan))
+            self._database.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (session.id, json.dumps(body), digest, *_changing(session)),
+            )
+        self._remember(session)
+
+    def update(self, session: Session) -> Session:
+        """Commit the changing fields of `session`: state, hold, pid, ended, why."""
+        self._database.execute(
+            "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ? WHERE id = ?",
+            (*_changing(session), session.id),
+        )
+        if session.live:
+            self._remember(session)
+        else:
+            self._live.pop(session.id, None)
+            self._by_cgroup.pop(session.cgroup_id, None)
+        return session
+
+    def move(
+        self, identity: str, state: State, *, hold: Hold | None = None, why: str = ""
+    ) -> Session:
+        """Take a live session to `state`; IllegalTransition where it cannot go there."""
+        return self.update(self.get(identity).to(state, hold=hold, why=why))
+
+    def started(self, identity: str, pid: int) -> Session:
+        """CMD runs, as process `pid`."""
+        return self.update(replace(self.get(identity).to(State.RUNNING), pid=pid))
+
+    def get(self, identity: str) -> Session:
+        """A live session by its whole id; UnknownSession where there is none."""
+        try:
+            return self._live[identity]
+        except KeyError:
+            raise UnknownSession(f"no live session {identity}") from None
+
+    def by_cgroup(self, cgroup_id: int) -> Session | None:
+        return self._by_cgroup.get(cgroup_id)
+
+    def live(self) -> tuple[Session, ...]:
+        """Sessions that have not ended, oldest first."""
+        return tuple(self._live.values())
+
+    def ended(self) -> tuple[Session, ...]:
+        """Sessions that have, as far as they are kept, oldest first."""
+        return tuple(self._load("state = ?", State.ENDED.value))
+
+    def find(self, reference: str, candidates: Iterable[Session]) -> Session:
+        """The one of `candidates` whose id starts or ends with `reference`."""
+        found = [
+            each
+            for each in candidates
+            if each.id == reference
+            or len(reference) >= SHORTEST_REFERENCE
+            and (each.id.startswith(reference) or each.id.endswith(reference))
+        ]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UnknownSession(f"{len(found)} sessions answer to {reference}: give more of the id")
+        raise UnknownSession(f"no session {reference}")
+
+    def prune(self) -> None:
+        """Forget the oldest ended sessions, and the plans that nobody has any more."""
+        self._database.execute(
+            "DELETE FROM sessions WHERE state = ? AND id NOT IN"
+            " (SELECT id FROM sessions WHERE state = ? ORDER BY id DESC LIMIT ?)",
+            (State.ENDED.value, State.ENDED.value, KEEP_ENDED),
+        )
+        self._database.execute(
+            "DELETE FROM plans WHERE digest NOT IN (SELECT plan FROM sessions)"
+        )
+
+    def _remember(self, session: Session) -> None:
+        self._live[session.id] = session
+        self._by_cgroup[session.cgroup_id] = session
+
+    def _load(self, condition: str, *values: str) -> list[Session]:
+        query = (
+            "SELECT sessions.id, sessions.body, plans.body, state, hold, pid, ended, why"
+            " FROM sessions JOIN plans ON plans.digest = sessions.plan"
+            f" WHERE {condition} ORDER BY sessions.id"  # noqa: S608 - `condition` is ours
+        )
+        return [_session(row) for row in self._database.execute(query, values)]
+
+
+def _changing(session: Session) -> tuple[str, str | None, int | None, float | None, str]:
+    hold = session.hold.value if session.hold else None
+    return session.state.value, hold, session.pid, session.ended, session.why
+
+
+def _session(row: tuple[Any, ...]) -> Session:
+    identity, body, plan, state, hold, pid, ended, why = row
+    fixed = json.loads(body)
+    fixed["chain"] = chains.from_json(fixed["chain"])
+    fixed["policies"] = tuple(fixed["policies"])
+    return Session(
+        id=identity,
+        plan=plan_json.from_json(plan),
+        state=State(state),
+        hold=Hold(hold) if hold else None,
+        pid=pid,
+        ended=ended,
+        why=why,
+        **fixed,
+    )

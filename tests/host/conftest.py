@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the host tests: a real daemon of an instance of its own, and ordinary users."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon, User
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These tests drive the kernel: without root they cannot say anything."""
+    if os.geteuid() != 0:
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason="host tests need root"))
+
+
+@pytest.fixture(scope="session")
+def make_user() -> Iterator[Callable[[], User]]:
+    """Makes users with a home each; they are removed at the end."""
+    made: list[User] = []
+
+    def make() -> User:
+        name = f"ri-test-{secrets.token_hex(3)}"
+        home = Path("/home") / name
+        command = ["useradd", "--system", "--create-home", "--home-dir", str(home)]
+        subprocess.run([*command, "--shell", "/bin/bash", name], check=True, capture_output=True)
+        made.append(User(name))
+        return made[-1]
+
+    yield make
+    for user in made:
+        subprocess.run(["userdel", "--remove", user.name], capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def user(make_user: Callable[[], User]) -> User:
+    """The user whom the daemon's delegations let do everything but run as root."""
+    return make_user()
+
+
+@pytest.fixture(scope="session")
+def stranger(make_user: Callable[[], User]) -> User:
+    """A user whom no delegation names."""
+    return make_user()
+
+
+@pytest.fixture
+def make_daemon(user: User) -> Iterator[Callable[..., Daemon]]:
+    """Makes daemons that the test starts, stops and kills; they are cleaned away after it."""
+    made: list[Daemon] = []
+
+    def make(**config: Any) -> Daemon:
+        made.append(Daemon(user, config))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.clean()
+
+
+@pytest.fixture(scope="module")
+def daemon(user: User) -> Iterator[Daemon]:
+    """One running daemon for all tests of a module."""
+    made = Daemon(user)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.clean()
