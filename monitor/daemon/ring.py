@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from operator import attrgetter
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +27,8 @@ from monitor.wire.events import AnyEvent
 RECORD = np.dtype(
     [("length", np.uint32), ("page", np.uint32), ("event", np.void, EVENT_SIZE)], align=False
 )
-SEEN = np.dtype(layout.ri_seen)
-DIRECTORY = np.dtype(layout.ri_directory)
+SEEN = cast("np.dtype[np.void]", np.dtype(layout.ri_seen))
+DIRECTORY = cast("np.dtype[np.void]", np.dtype(layout.ri_directory))
 
 
 class RingReader:

@@ -58,7 +58,7 @@ class KernelTables:
         cgroup: int,
         policies: Sequence[tuple[int, Policy]],
         expires: int = 0,
-        flags: SessionFlag = SessionFlag(0),
+        flags: SessionFlag = SessionFlag.NONE,
     ) -> None:
         """Put a session in force: `policies` are (kernel id, Policy), outermost first.
 
@@ -92,7 +92,7 @@ class KernelTables:
 
     def sessions(self) -> set[int]:
         """Cgroup ids of all sessions in force."""
-        return {int(_U64.unpack(key)[0]) for key in self._maps["sessions"].keys()}
+        return {int(_U64.unpack(key)[0]) for key in self._maps["sessions"]}
 
     def set_flags(self, cgroup: int, flags: SessionFlag) -> None:
         """Replace the flags; SessionFlag.REVOKED denies everything from the next call on."""
@@ -130,7 +130,7 @@ class KernelTables:
         removed = 0
         for name in POLICY_MAPS:
             table = self._maps[name]
-            stale = [key for key in table.keys() if row_policy(name, key) not in kept]
+            stale = [key for key in table if row_policy(name, key) not in kept]
             removed += sum(table.delete(key) for key in stale)
         self._keys = {number: rows for number, rows in self._keys.items() if number in kept}
         return removed
@@ -147,7 +147,7 @@ class KernelTables:
             return
         for name in POLICY_MAPS:
             table = self._maps[name]
-            for key in [key for key in table.keys() if row_policy(name, key) == number]:
+            for key in [key for key in table if row_policy(name, key) == number]:
                 table.delete(key)
 
     def lost(self, cgroup: int) -> int:

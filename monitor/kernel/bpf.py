@@ -62,11 +62,10 @@ def get(path: Path) -> int:
     return _bpf(BPF_OBJ_GET, struct.pack("=QI", ctypes.addressof(name), 0), f"get {path}")
 
 
-def create_link(program: int, target: int, attach_type: int) -> int:
+def create_link(program: int, target: int, attach_type: int, what: str) -> int:
     """Attach `program` to a cgroup or perf event as a link; closing the last copy detaches."""
-    return _bpf(
-        BPF_LINK_CREATE, struct.pack("=IIII", program, target, attach_type, 0), "link create"
-    )
+    request = struct.pack("=IIII", program, target, attach_type, 0)
+    return _bpf(BPF_LINK_CREATE, request, f"link {what}")
 
 
 def open_raw_tracepoint(name: str, program: int) -> int:
@@ -149,7 +148,7 @@ class Map:
             raise
         return True
 
-    def keys(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         """Every key; ones added or removed meanwhile may or may not be among them."""
         key: bytes | None = None
         while True:

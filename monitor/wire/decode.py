@@ -8,7 +8,6 @@ the kernel's aggregation stands for.
 from __future__ import annotations
 
 import ctypes
-import os
 import socket
 import struct
 from collections.abc import Callable
@@ -33,6 +32,8 @@ from monitor.wire.layout import Flag, Kind, Operation, struct_format
 
 # uapi/linux/socket.h
 AF_UNIX = 1
+# asm/unistd_64.h
+NR_SOCKET = 41
 
 # Slots of the kernel's aggregation, and how a tag chooses one: only_counted() in common.h.
 SEEN_SLOTS = 65536
@@ -59,6 +60,10 @@ _COUNT = _record(layout.ri_count)
 
 _NET_OPERATIONS = tuple(NetOperation(operation.name.lower()) for operation in Operation)
 _CAUSES = tuple(DenyCause(cause.value) for cause in layout.Cause)
+# Plain values for the hot path.
+_OPENED = FileOperation.OPEN
+_WRITE = Flag.WRITE.value
+_CREATED = Flag.CREATED.value
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -75,12 +80,14 @@ class Decoder:
         self._seen = bytearray(SEEN_SLOTS * EVENT_SIZE)
         # The same for records of the other ring: slot -> (tag, event).
         self._seen_details: dict[int, tuple[int, AnyEvent]] = {}
+        # Threads whose socket(2) a program refused: its exit tells the same once more.
+        self._refused_sockets: set[int] = set()
         self._event_handlers: dict[int, Callable[[bytes, int], AnyEvent | None]] = {
             Kind.OPEN: self._open,
             Kind.FORK: _fork,
             Kind.EXIT: _exit,
             Kind.NET: self._net,
-            Kind.SYSCALL: _syscall,
+            Kind.SYSCALL: self._syscall,
             Kind.COUNT: self._counted,
         }
         self._detail_handlers: dict[int, Callable[[bytes], AnyEvent | None]] = {
@@ -126,49 +133,55 @@ class Decoder:
         base = self._directories.get(directory, "?")
         return f"/{name}" if base == "/" else f"{base}/{name}"
 
-    def _remember(self, data: bytes, offset: int) -> None:
-        slot = _slot(_TAG.unpack_from(data, offset + _HEADER_SIZE)[0])
-        start = slot * EVENT_SIZE
+    def _remember(self, tag: int, data: bytes, offset: int) -> None:
+        start = _slot(tag) * EVENT_SIZE
         self._seen[start : start + EVENT_SIZE] = data[offset : offset + EVENT_SIZE]
 
     def _open(self, data: bytes, offset: int) -> FileEvent:
-        self._remember(data, offset)
-        return self._decode_open(data, offset)
+        event = self._decode_open(data, offset)
+        self._remember(_TAG.unpack_from(data, offset + _HEADER_SIZE)[0], data, offset)
+        return event
 
     def _decode_open(self, data: bytes, offset: int) -> FileEvent:
+        # The most frequent record by far: fields by position, which is twice as fast.
         (
-            *who, flags, _reserved, comm, _tag, inode, directory, device, length, name,
+            time, cgroup, pid, tid, _kind, flags, _reserved, comm,
+            _tag, inode, directory, device, length, name,
         ) = _OPEN.unpack_from(data, offset)  # fmt: skip
         return FileEvent(
-            *_actor(who, comm),
-            operation=FileOperation.OPEN,
-            path=self._path(directory, os.fsdecode(name[:length])),
-            target="",
-            claimed=False,
-            write=bool(flags & 1),
-            created=bool(flags & 2),
-            device=device,
-            inode=inode,
-            errno=0,
-        )
+            time, cgroup, pid, tid, _comm(comm), 1,
+            _OPENED, self._path(directory, _text(name[:length])), "",
+            False, flags & _WRITE != 0, flags & _CREATED != 0,
+            device, inode, 0,
+        )  # fmt: skip
 
     def _net(self, data: bytes, offset: int) -> NetEvent:
-        self._remember(data, offset)
-        return _decode_net(data, offset)
+        event = _decode_net(data, offset)
+        self._remember(_TAG.unpack_from(data, offset + _HEADER_SIZE)[0], data, offset)
+        if event.operation is NetOperation.SOCKET and not event.observed:
+            self._refused_sockets.add(event.tid)
+        return event
 
     def _counted(self, data: bytes, offset: int) -> AnyEvent | None:
         fields = _COUNT.unpack_from(data, offset)
         return self.repeats(tag=fields[8], count=fields[9], time=fields[0])
 
+    def _syscall(self, data: bytes, offset: int) -> SyscallEvent | None:
+        event = _decode_syscall(data, offset)
+        if event.number == NR_SOCKET and event.tid in self._refused_sockets:
+            self._refused_sockets.discard(event.tid)
+            return None
+        return event
+
     def _directory(self, data: bytes) -> None:
         detail = layout.ri_detail.from_buffer_copy(data)
         names = _data(data, 0, detail.length).split(b"\0")[-2::-1]
-        root = "?/" if detail.header.flags & Flag.TRUNCATED else "/"
+        names.insert(0, b"?" if detail.header.flags & Flag.TRUNCATED else b"")
         # Put in anew, so that the first of the dict is the one sent longest ago.
         self._directories.pop(detail.directory, None)
         if len(self._directories) >= DIRECTORIES:
             del self._directories[next(iter(self._directories))]
-        self._directories[detail.directory] = root + os.fsdecode(b"/".join(names))
+        self._directories[detail.directory] = _text(b"/".join(names)) or "/"
 
     def _path_call(self, data: bytes) -> FileEvent:
         detail = layout.ri_detail.from_buffer_copy(data)
@@ -193,7 +206,7 @@ class Decoder:
 
     def _claimed(self, directory: int, name: bytes) -> str:
         """The string a caller passed, made absolute; an empty one means the base itself."""
-        text = os.fsdecode(name)
+        text = _text(name)
         if text.startswith("/"):
             return text
         return self._path(directory, text) if text else self._directories.get(directory, "?")
@@ -204,7 +217,7 @@ class Decoder:
         event = FileEvent(
             *_sender(detail.header),
             operation=FileOperation.OPEN,
-            path=self._path(detail.directory, os.fsdecode(_data(data, 0, detail.length))),
+            path=self._path(detail.directory, _text(_data(data, 0, detail.length))),
             target="",
             claimed=False,
             write=bool(flags & Flag.WRITE),
@@ -225,7 +238,7 @@ class Decoder:
             family=AF_UNIX,
             type=0,
             protocol=0,
-            address=os.fsdecode(b"@" + name[1:] if name.startswith(b"\0") else name),
+            address=_text(b"@" + name[1:] if name.startswith(b"\0") else name),
             port=0,
             cause=_CAUSES[detail.cause],
             observed=bool(detail.header.flags & Flag.OBSERVED),
@@ -242,8 +255,8 @@ class Decoder:
         arguments = data[start : start + record.length]
         return ExecEvent(
             *_sender(record.header),
-            path=self._path(record.directory, os.fsdecode(record.name)),
-            argv=tuple(os.fsdecode(part) for part in arguments.removesuffix(b"\0").split(b"\0")),
+            path=self._path(record.directory, _text(record.name)),
+            argv=tuple(_text(part) for part in arguments.removesuffix(b"\0").split(b"\0")),
             truncated=bool(record.header.flags & Flag.TRUNCATED),
             device=record.device,
             inode=record.inode,
@@ -267,9 +280,14 @@ def _data(record: bytes, start: int, length: int | None = None) -> bytes:
     return record[start:] if length is None else record[start : start + length]
 
 
+def _text(name: bytes) -> str:
+    """File names as Python holds them (PEP 383), whatever the locale."""
+    return name.decode("utf-8", "surrogateescape")
+
+
 @lru_cache(4096)
 def _comm(comm: bytes) -> str:
-    return os.fsdecode(comm.split(b"\0", 1)[0])
+    return _text(comm.split(b"\0", 1)[0])
 
 
 def _actor(who: list[int], comm: bytes) -> tuple[int, int, int, int, str, int]:
@@ -311,7 +329,7 @@ def _exit(data: bytes, offset: int) -> ExitEvent:
     return ExitEvent(*_actor(who, comm), status=status)
 
 
-def _syscall(data: bytes, offset: int) -> SyscallEvent:
+def _decode_syscall(data: bytes, offset: int) -> SyscallEvent:
     fields = _SYSCALL.unpack_from(data, offset)
     *who, _flags, _reserved, comm = fields[:8]
     return SyscallEvent(

@@ -13,7 +13,7 @@ from enum import Enum
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Common to all: who acted and when. `count` is 1, or how many repeats one record stands for."""
+    """Common to all: who acted and when. `count` is 1, or how many repeats this stands for."""
 
     time: int
     cgroup: int
@@ -61,7 +61,7 @@ class ForkEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
-    """`path` is the file the kernel runs, `argv` what it really got (`truncated`: there was more)."""
+    """`path` is the file the kernel runs, `argv` what it got (`truncated`: there was more)."""
 
     path: str
     argv: tuple[str, ...]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum, IntFlag
+from typing import Any
 
 MAX_POLICIES = 8
 NAME_MAX = 256
@@ -66,8 +67,9 @@ class Cause(IntEnum):
 
 
 class SessionFlag(IntFlag):
-    """enum ri_session_flag: OBSERVE lets pass and records, REVOKED denies all, EVERY: no counting."""
+    """enum ri_session_flag. OBSERVE: record and let pass. REVOKED: deny all. EVERY: count nothing."""
 
+    NONE = 0
     OBSERVE = 1
     REVOKED = 2
     EVERY = 4
@@ -248,23 +250,24 @@ class ri_directory(ctypes.Structure):
     _fields_ = [("tag", c_uint64), ("sent", c_uint64)]
 
 
-_CODES = {c_uint8: "B", c_uint16: "H", c_int32: "i", c_uint32: "I", c_uint64: "Q"}
+_CODES: dict[Any, str] = {
+    c_char: "s",
+    c_uint8: "s",
+    c_uint16: "H",
+    c_int32: "i",
+    c_uint32: "I",
+    c_uint64: "Q",
+}
 
 
 def struct_format(structure: type[ctypes.Structure]) -> str:
-    """The `struct` module's format of a mirror: char arrays and byte arrays as one bytes each."""
-    return "=" + "".join(_format(kind) for _name, kind in _members(structure))
+    """The `struct` module's format of a mirror: arrays of bytes come out as one bytes object."""
+    return "=" + "".join(_field_format(field[1]) for field in structure._fields_)
 
 
-def _members(structure: type[ctypes.Structure]) -> list[tuple[str, type]]:
-    return [(field[0], field[1]) for field in structure._fields_]
-
-
-def _format(kind: type) -> str:
+def _field_format(kind: Any) -> str:
     if issubclass(kind, ctypes.Structure):
         return struct_format(kind)[1:]
     if issubclass(kind, ctypes.Array):
-        if kind._type_ in (c_char, c_uint8):
-            return f"{kind._length_}s"
         return f"{kind._length_}{_CODES[kind._type_]}"
     return _CODES[kind]
