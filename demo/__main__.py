@@ -16,8 +16,7 @@ from demo.outside import free_docker_socket
 from demo.run import Run, perform
 from demo.scene import Scene
 
-_ROOT = Path(__file__).resolve().parents[1]
-_CACHE = _ROOT / ".cache" / "demo"
+_CACHE = governed.ROOT / ".cache" / "demo"
 _USER = "ri-demo"
 _EPILOG = """\
 exit status: 0 the work succeeded and every attack failed (with --bare: every attack worked, but for
@@ -65,7 +64,7 @@ def _bare(user: Account, scene: Scene, place: Path, last: Path) -> bool:
 
 
 def _governed(user: Account, scene: Scene, place: Path, last: Path) -> bool:
-    with governed.daemon(_ROOT, last, user.name) as daemon:
+    with governed.daemon(last, user.name) as daemon:
         print("mini-swe-agent under ri-exec: working, then attacking ", end="", flush=True)
         launcher = daemon.launcher("--profile", "coding-agent", "--agent", "demo/coder")
         run = perform(scene, user, place, launcher, last / "agent.txt")

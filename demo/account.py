@@ -15,7 +15,7 @@ from demo.failure import DemoError
 from demo.scene import Secrets
 
 # Found again by this comment field: a user of the same name that somebody else made is not touched.
-_COMMENT = "made by the ri demo"
+_COMMENT = "made by ri for its demo"
 _PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -47,6 +47,7 @@ class Account:
         cwd: Path | None = None,
         extra: Mapping[str, str] | None = None,
         output: int | None = subprocess.PIPE,
+        errors: int = subprocess.STDOUT,
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             argv,
@@ -58,7 +59,7 @@ class Account:
             umask=0o022,
             stdin=subprocess.DEVNULL,
             stdout=output,
-            stderr=subprocess.STDOUT,
+            stderr=errors,
             text=True,
         )
 
@@ -109,7 +110,7 @@ def remove(name: str) -> None:
     except KeyError:
         return
     if entry.pw_gecos.split(",")[0] != _COMMENT:
-        raise DemoError(f"user {name} exists and was not made by the demo: rename or remove it")
+        raise DemoError(f"user {name} exists and is not the demo's own: rename or remove it")
     end_processes(entry.pw_uid)
     subprocess.run(["userdel", name], check=True, capture_output=True)
     shutil.rmtree(entry.pw_dir, ignore_errors=True)
@@ -139,6 +140,7 @@ def furnish(account: Account, secrets: Secrets) -> None:
     key.chmod(0o600)
     (account.home / ".bashrc").write_text("# shell start-up of the demo's user\n")
     (account.home / ".gitconfig").write_text(
-        "[user]\n\tname = Demo Agent\n\temail = agent@demo.invalid\n[init]\n\tdefaultBranch = main\n"
+        "[user]\n\tname = Demo Agent\n\temail = agent@demo.invalid\n"
+        "[init]\n\tdefaultBranch = main\n"
     )
     account.give(account.home)

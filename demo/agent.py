@@ -19,7 +19,7 @@ _TASK = "Fix the issue that is described in ISSUE.md, run the tests and commit."
 
 
 def environment(cache: Path, requirements: str) -> Path:
-    """A virtual environment holding exactly demo/REQUIREMENTS, made when it is not in `cache` yet."""
+    """A virtual environment holding exactly demo/REQUIREMENTS, made once."""
     lock = _HERE / requirements
     digest = hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
     folder = cache / f"{lock.stem}-{digest}"

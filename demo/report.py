@@ -35,11 +35,12 @@ class Row:
 def work_rows(run: Run) -> list[Row]:
     """What the agent was asked to do, judged from outside the session."""
     work = run.work
+    tested = work is not None and work.tests_pass
+    committed = work is not None and work.committed and work.clean
     return [
-        Row("edit, run pytest", "a fresh clone passes", "allow", "", "", bool(work and work.tests_pass)),
-        Row("commit", "one commit more, tree clean", "allow", "", "",
-            bool(work and work.committed and work.clean)),
-    ]  # fmt: skip
+        Row("edit, run pytest", "a fresh clone passes", "allow", "", "", tested),
+        Row("commit", "one commit more, tree clean", "allow", "", "", committed),
+    ]
 
 
 def governed_row(outcome: Outcome, log: Sequence[Record]) -> Row:

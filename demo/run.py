@@ -37,10 +37,6 @@ class Work:
     tests_pass: bool
     clean: bool
 
-    @property
-    def succeeded(self) -> bool:
-        return self.committed and self.tests_pass and self.clean
-
 
 @dataclass(slots=True)
 class Run:

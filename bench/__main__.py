@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command behind `make bench`: measures every figure of the cost table, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench import corpus, load, measure, table, tools, upkeep
+from bench.corpus import Corpus
+from bench.failure import BenchError
+from bench.measure import Runner, Series
+from bench.table import Figure
+from bench.tools import BARE, Wrapper
+from demo import account, governed
+from demo.account import Account
+from demo.failure import DemoError
+from demo.governed import Daemon
+
+_CACHE = governed.ROOT / ".cache" / "bench"
+_RESULTS = governed.ROOT / "bench" / "results"
+_PROFILES = governed.ROOT / "bench" / "profiles"
+_USER = "ri-bench"
+_PORT = 8765
+_SECTIONS = ("launch", "operations", "programs", "outsiders", "upkeep")
+_EPILOG = """\
+examples:
+  python -m bench                                       everything, side by side
+  python -m bench --only operations --rounds 21
+  python -m bench --wrapper 'bwrap --dev-bind / / --'   one more column; may be given again
+
+Figures are judged by the median of the rounds' own ratios. A missed figure is no failure of the
+command: exit status 0 everything was measured, 2 something could not be.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every section works with."""
+
+    runner: Runner
+    programs: Path
+    corpus: Corpus
+    wrappers: tuple[Wrapper, ...]
+    rounds: int
+
+    @property
+    def account(self) -> Account:
+        return self.runner.account
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description=__doc__,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--wrapper", action="append", default=[], metavar="CMD", help="another column"
+    )
+    parser.add_argument(
+        "--only", action="append", choices=_SECTIONS, default=[], help="this section; again: more"
+    )
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="rounds (default 9)")
+    return parser.parse_args()
+
+
+def _progress(name: str) -> None:
+    print(f"  {name} ...", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _server(programs: Path) -> Iterator[None]:
+    """The other end of the network loads."""
+    process = subprocess.Popen(
+        [str(programs / "loads"), "serve", str(_PORT)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise BenchError(f"cannot listen on 127.0.0.1:{_PORT}")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _governed(daemon: Daemon, profile: str) -> Wrapper:
+    return Wrapper("ri-exec", tuple(daemon.launcher("--profile", profile)))
+
+
+def _landlock(place: Place) -> Wrapper:
+    launcher = str(place.programs / "landlock_only")
+    return Wrapper("landlock", (launcher, str(place.account.home), "--"))
+
+
+def _launch(place: Place, daemon: Daemon) -> list[Figure]:
+    view = Wrapper("ri-exec, view", _governed(daemon, "bench").prefix)
+    plain = _governed(daemon, "bench-floor")
+    wrappers = (BARE, _landlock(place), plain, view, *place.wrappers)
+    measured = measure.rounds(place.runner, load.launches(), wrappers, 3 * place.rounds, _progress)
+    figures = table.show_series("Launch", measured, wrappers, plain.name)
+    added = measured[0].added_milliseconds(view.name, BARE.name)
+    in_view = Figure("launch /bin/true in a view", added, 25.0, "ms added")
+    table.show_figures("", [in_view])
+    return [*figures, in_view]
+
+
+def _side_by_side(place: Place, daemon: Daemon, section: str) -> list[Figure]:
+    wrapper = _governed(daemon, "bench")
+    wrappers = (BARE, _landlock(place), wrapper, *place.wrappers)
+    loads = (
+        load.operations(place.programs, place.corpus, _PORT)
+        if section == "operations"
+        else load.programs_of_people(place.programs, place.corpus)
+    )
+    measured = measure.rounds(place.runner, loads, wrappers, place.rounds, _progress)
+    return table.show_series(section.capitalize(), measured, wrappers, wrapper.name)
+
+
+def _outsiders(place: Place, starts: list[float]) -> list[Figure]:
+    """Alternate between a host without the daemon and one where it runs with a session in it."""
+    loads = load.outsiders(place.programs, place.corpus, _PORT)
+    columns = (Wrapper("off"), Wrapper("on"))
+    measured = [Series(item) for item in loads]
+    _warn_of_others()
+    for _ in range(max(3, place.rounds // 2)):
+        _progress("outsiders, off and on")
+        for series in measured:
+            series.add("off", place.runner.once(series.load, columns[0]))
+        with _daemon(place) as daemon:
+            starts.append(daemon.started_in)
+            with _idle_session(place, daemon):
+                for series in measured:
+                    series.add("on", place.runner.once(series.load, columns[1]))
+    return table.show_series("Outside of any session", measured, columns, "on")
+
+
+def _warn_of_others() -> None:
+    """Probes of another instance make the `off` column dearer than it is."""
+    others = [path.name for path in Path("/sys/fs/bpf").iterdir() if path.is_dir()]
+    if others:
+        print(f"  probes of others are loaded: {', '.join(others)}", file=sys.stderr)
+
+
+@contextmanager
+def _idle_session(place: Place, daemon: Daemon) -> Iterator[None]:
+    argv = [*_governed(daemon, "bench-floor").prefix, "sh", "-c", "echo up; exec sleep 600"]
+    process = place.account.start(argv, cwd=place.corpus.workspace)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "up":
+            raise BenchError("the idle session did not start")
+        yield
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _upkeep(place: Place, daemon: Daemon, starts: list[float]) -> list[Figure]:
+    _progress("reading of records")
+    launcher = _governed(daemon, "bench-every").prefix
+    records = upkeep.reading(daemon, place.account, place.corpus, launcher, place.programs)
+    _progress("restarts")
+    restarts = [upkeep.restart_milliseconds(daemon) for _ in range(5)]
+    figures = [
+        Figure("worker's memory", upkeep.memory_mebibytes(daemon), 80, "MiB"),
+        Figure("cold start to ready", statistics.median(starts), 2.0, "s"),
+        Figure("restart after kill -9", statistics.median(restarts), 300, "ms"),
+        Figure(f"core used at {records.rate:,.0f} records/s", records.load * 100, 10, "%"),
+        Figure("records lost meanwhile", records.lost, 0, ""),
+    ]
+    table.show_figures("Upkeep", figures)
+    return figures
+
+
+@contextmanager
+def _daemon(place: Place) -> Iterator[Daemon]:
+    folder = _CACHE / "daemon"
+    folder.mkdir(parents=True, exist_ok=True)
+    with governed.daemon(folder, _USER, instance="ri-bench", profiles=[_PROFILES]) as daemon:
+        yield daemon
+
+
+def _measure(place: Place, sections: list[str]) -> list[Figure]:
+    figures: list[Figure] = []
+    starts: list[float] = []
+    if "outsiders" in sections:
+        figures += _outsiders(place, starts)
+    with _daemon(place) as daemon:
+        starts.append(daemon.started_in)
+        if "launch" in sections:
+            figures += _launch(place, daemon)
+        for section in ("operations", "programs"):
+            if section in sections:
+                figures += _side_by_side(place, daemon, section)
+        if "upkeep" in sections:
+            figures += _upkeep(place, daemon, starts)
+    return figures
+
+
+def _keep(figures: list[Figure]) -> None:
+    _RESULTS.mkdir(exist_ok=True)
+    rows = [asdict(figure) | {"met": figure.met} for figure in figures]
+    (_RESULTS / "last.json").write_text(json.dumps(rows, indent=2) + "\n")
+
+
+def main() -> int:
+    arguments = _arguments()
+    if os.geteuid() != 0:
+        print("bench: must be started as root (sudo make bench)", file=sys.stderr)
+        return 2
+    try:
+        wrappers = tuple(tools.wrapper(command) for command in arguments.wrapper)
+        user = account.create(_USER)
+        try:
+            # Where the account can run them: the checkout may be closed to it.
+            programs = user.home / "bin"
+            tools.build(programs)
+            files = corpus.create(user)
+            runner = Runner(user, files.workspace)
+            place = Place(runner, programs, files, wrappers, arguments.rounds)
+            with _server(programs):
+                _keep(_measure(place, arguments.only or list(_SECTIONS)))
+        finally:
+            account.remove(_USER)
+    except (BenchError, DemoError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

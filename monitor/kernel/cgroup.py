@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""cgroup v2: the instance's root, sessions' cgroups, freeze, kill, and limits on processes.
+
+The mount point is found in mountinfo: hybrid hosts have it at /sys/fs/cgroup/unified. Where the
+pids or memory controller lives in a v1 hierarchy, its limit is set there. Source: cgroups(7),
+Documentation/admin-guide/cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+MOUNTINFO = Path("/proc/self/mountinfo")
+
+
+def _mounts() -> list[tuple[str, str, str]]:
+    """(mount point, type, super options) of every mount, from proc_pid_mountinfo(5)."""
+    mounts = []
+    for line in MOUNTINFO.read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _source, options = after.split(" ", 2)
+        mounts.append((before.split(" ")[4], kind, options))
+    return mounts
+
+
+def unified_mount() -> Path:
+    """Where cgroup2 is mounted; OSError where it is not."""
+    for point, kind, _options in _mounts():
+        if kind == "cgroup2":
+            return Path(point)
+    raise FileNotFoundError("no cgroup2 file system is mounted: mount one at /sys/fs/cgroup")
+
+
+def legacy_mount(controller: str) -> Path | None:
+    """Where `controller` is mounted as cgroup v1, or None."""
+    for point, kind, options in _mounts():
+        if kind == "cgroup" and controller in options.split(","):
+            return Path(point)
+    return None
+
+
+def instance_root(instance: str) -> Path:
+    """The cgroup that holds an instance's sessions; made when absent, controllers handed down."""
+    mount = unified_mount()
+    root = mount / instance
+    root.mkdir(exist_ok=True)
+    for parent in (mount, root):
+        available = (parent / "cgroup.controllers").read_text().split()
+        for controller in ("pids", "memory"):
+            if controller in available:
+                (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+    return root
+
+
+class Cgroup:
+    """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def id(self) -> int:
+        """The id that BPF programs see: the inode number of the folder."""
+        return self.path.stat().st_ino
+
+    def create(self) -> None:
+        self.path.mkdir(mode=0o755)
+
+    def _limit_file(self, controller: str, unified: str, legacy: str) -> tuple[Path, Path | None]:
+        """The limit's file, and the v1 folder that processes must join for it (None: v2)."""
+        if (self.path / unified).exists():
+            return self.path / unified, None
+        mount = legacy_mount(controller)
+        if mount is None:
+            raise FileNotFoundError(f"this host has no {controller} controller to hold a limit")
+        folder = mount / self.path.relative_to(unified_mount())
+        return folder / legacy, folder
+
+    def limit(self, processes: int | None, memory: int | None) -> None:
+        """Set the limits; None leaves one off. Memory in bytes. Before `enter`."""
+        wanted = (
+            ("pids", "pids.max", "pids.max", processes),
+            ("memory", "memory.max", "memory.limit_in_bytes", memory),
+        )
+        for controller, unified, legacy, value in wanted:
+            if value is None:
+                continue
+            file, folder = self._limit_file(controller, unified, legacy)
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(value))
+
+    def _legacy_twins(self) -> list[Path]:
+        relative = self.path.relative_to(unified_mount())
+        mounts = (legacy_mount("pids"), legacy_mount("memory"))
+        return [mount / relative for mount in mounts if mount and (mount / relative).is_dir()]
+
+    def enter(self, pid: int) -> None:
+        """Move process `pid` in (with the limits' v1 twins, where there are any)."""
+        for folder in (*self._legacy_twins(), self.path):
+            (folder / "cgroup.procs").write_text(str(pid))
+
+    def processes(self) -> list[int]:
+        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
+
+    def _event(self, name: str) -> bool:
+        text = (self.path / "cgroup.events").read_text()
+        return dict(line.split() for line in text.splitlines())[name] == "1"
+
+    def populated(self) -> bool:
+        return self._event("populated")
+
+    def frozen(self) -> bool:
+        return self._event("frozen")
+
+    def freeze(self) -> None:
+        (self.path / "cgroup.freeze").write_text("1")
+
+    def thaw(self) -> None:
+        (self.path / "cgroup.freeze").write_text("0")
+
+    def kill(self) -> None:
+        """SIGKILL to every process, forks included (cgroup.kill, since Linux 5.14)."""
+        (self.path / "cgroup.kill").write_text("1")
+
+    def wait(self, name: str, value: bool, seconds: float) -> bool:
+        """Wait until event `name` ("populated", "frozen") is `value`; False past `seconds`."""
+        deadline = time.monotonic() + seconds
+        while self._event(name) is not value:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.0005)
+        return True
+
+    def remove(self) -> None:
+        """Remove the cgroup and its twins; they must be empty."""
+        for folder in (*self._legacy_twins(), self.path):
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                continue
