@@ -98,6 +98,15 @@ class Keeper:
         for fd in received:
             os.close(fd)
 
+    def serve_rest(self) -> None:
+        """Answer what a worker that is gone had still sent: it may have stored a lifeline."""
+        while self.channel and select.select([self.channel], [], [], 0)[0]:
+            with contextlib.suppress(ConnectionError):
+                self.serve()
+        if self.channel:  # a child of the worker's holds the other end
+            self.channel.close()
+            self.channel = None
+
     def drop(self, name: str) -> None:
         fd = self.store.pop(name, None)
         if fd is not None:
@@ -105,6 +114,7 @@ class Keeper:
 
     def worker_ended(self, status: int) -> int | None:
         """Start the next worker, after a pause where they keep dying; or the keeper's own status."""
+        self.serve_rest()
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.settings["alive"])
         if self.stopping:
