@@ -155,7 +155,10 @@ def _ring_buffer() -> bool:
     attributes = (ctypes.c_uint32 * 18)(BPF_MAP_TYPE_RINGBUF, 0, 0, RING_BYTES)
     try:
         fd = syscall(
-            NR_BPF, ctypes.c_int(BPF_MAP_CREATE), attributes, ctypes.c_uint(ctypes.sizeof(attributes))
+            NR_BPF,
+            ctypes.c_int(BPF_MAP_CREATE),
+            attributes,
+            ctypes.c_uint(ctypes.sizeof(attributes)),
         )
     except OSError:
         return False

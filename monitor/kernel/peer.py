@@ -44,9 +44,7 @@ def _groups(connection: socket.socket) -> tuple[int, ...]:
     while True:
         found = array.array("I")
         try:
-            data = connection.getsockopt(
-                socket.SOL_SOCKET, SO_PEERGROUPS, size * found.itemsize
-            )
+            data = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, size * found.itemsize)
         except OSError as error:
             if error.errno != errno.ERANGE or size > 1 << 16:  # NGROUPS_MAX
                 raise

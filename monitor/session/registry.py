@@ -141,7 +141,9 @@ class Registry:
         if len(found) == 1:
             return found[0]
         if found:
-            raise UnknownSession(f"{len(found)} sessions answer to {reference}: give more of the id")
+            raise UnknownSession(
+                f"{len(found)} sessions answer to {reference}: give more of the id"
+            )
         raise UnknownSession(f"no session {reference}")
 
     def prune(self) -> None:
@@ -151,9 +153,7 @@ class Registry:
             " (SELECT id FROM sessions WHERE state = ? ORDER BY id DESC LIMIT ?)",
             (State.ENDED.value, State.ENDED.value, KEEP_ENDED),
         )
-        self._database.execute(
-            "DELETE FROM plans WHERE digest NOT IN (SELECT plan FROM sessions)"
-        )
+        self._database.execute("DELETE FROM plans WHERE digest NOT IN (SELECT plan FROM sessions)")
 
     def _remember(self, session: Session) -> None:
         self._live[session.id] = session
