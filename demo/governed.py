@@ -42,7 +42,7 @@ class Daemon:
     def launcher(self, *options: str) -> list[str]:
         """What goes before a command line so that it runs in a session of this daemon."""
         staged = _staged(self.instance)
-        python = ["/usr/bin/python3", "-I", "-S", str(staged / "monitor/launch/__main__.py")]
+        python = ["/usr/bin/python3", "-I", "-S", str(staged / "monitor/launch/ri_exec.py")]
         return ["/usr/bin/env", f"RI_SOCKET={self.socket}", *python, *options, "--"]
 
     def rictl(self, *arguments: str) -> str:
