@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -10,6 +11,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 from demo.failure import DemoError
 from demo.scene import Secrets
@@ -118,13 +121,10 @@ def remove(name: str) -> None:
 
 def end_processes(uid: int) -> None:
     """SIGKILL whatever still runs as `uid`: the user is the demo's own."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if entry.stat().st_uid == uid:
-                    os.kill(int(entry.name), 9)
-            except (FileNotFoundError, ProcessLookupError):
-                continue
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.uids().real == uid:
+                process.kill()
 
 
 def furnish(account: Account, secrets: Secrets) -> None:

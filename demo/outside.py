@@ -16,12 +16,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pyroute2 import IPRoute, NetNS
+from pyroute2.netlink.exceptions import NetlinkError
+
 from demo.account import Account
 from demo.failure import DemoError
 from demo.scene import Network, Scene
 
 _LINK = "ri-demo0"
 _LINK_OUTSIDE = "ri-demo1"
+_IFA_F_NODAD = 2  # uapi/linux/if_addr.h: usable at once
 
 
 class Arrivals:
@@ -44,25 +48,28 @@ class Arrivals:
             )
 
 
-def _run(*argv: str) -> None:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DemoError(f"{' '.join(argv)}: {done.stderr.strip()}")
-
-
 def _join(pid: int, network: Network) -> None:
     """A veth pair from here into the network namespace of process `pid`."""
-    inside = ("nsenter", "--target", str(pid), "--net", "ip")
-    _run(
-        "ip", "link", "add", _LINK, "type", "veth", "peer", "name", _LINK_OUTSIDE, "netns", str(pid)
-    )
-    for command, link, ipv4, ipv6 in (
-        (("ip",), _LINK, network.host_ipv4, network.host_ipv6),
-        (inside, _LINK_OUTSIDE, network.outside_ipv4, network.outside_ipv6),
-    ):
-        _run(*command, "address", "add", f"{ipv4}/{network.prefix_ipv4}", "dev", link)
-        _run(*command, "address", "add", f"{ipv6}/{network.prefix_ipv6}", "dev", link, "nodad")
-        _run(*command, "link", "set", link, "up")
+    with IPRoute() as here, NetNS(f"/proc/{pid}/ns/net") as inside:
+        peer = {"ifname": _LINK_OUTSIDE, "net_ns_fd": f"/proc/{pid}/ns/net"}
+        here.link("add", ifname=_LINK, kind="veth", peer=peer)
+        for side, link, ipv4, ipv6 in (
+            (here, _LINK, network.host_ipv4, network.host_ipv6),
+            (inside, _LINK_OUTSIDE, network.outside_ipv4, network.outside_ipv6),
+        ):
+            (index,) = side.link_lookup(ifname=link)
+            side.addr("add", index=index, address=ipv4, prefixlen=network.prefix_ipv4)
+            side.addr(
+                "add", index=index, address=ipv6, prefixlen=network.prefix_ipv6, flags=_IFA_F_NODAD
+            )
+            side.link("set", index=index, state="up")
+
+
+def _part() -> None:
+    """Take the pair away, if it is there."""
+    with IPRoute() as here:
+        for index in here.link_lookup(ifname=_LINK):
+            here.link("del", index=index)
 
 
 @contextmanager
@@ -79,7 +86,10 @@ def host(network: Network, arrivals: Arrivals) -> Iterator[None]:
         assert process.stdout is not None
         if not process.stdout.readline():
             raise DemoError("the recording host did not start: unshare --net failed")
-        _join(process.pid, network)
+        try:
+            _join(process.pid, network)
+        except NetlinkError as error:
+            raise DemoError(f"cannot join the recording host to this one: {error}") from error
         threading.Thread(
             target=_read_arrivals, args=(process.stdout, arrivals), daemon=True
         ).start()
@@ -87,7 +97,7 @@ def host(network: Network, arrivals: Arrivals) -> Iterator[None]:
     finally:
         process.kill()
         process.wait()
-        subprocess.run(["ip", "link", "delete", _LINK], capture_output=True, check=False)
+        _part()
 
 
 def _read_arrivals(lines: Iterator[str], arrivals: Arrivals) -> None:
