@@ -170,6 +170,7 @@ def _upkeep(place: Place, daemon: Daemon, starts: list[float]) -> list[Figure]:
     _progress("reading of records")
     launcher = _governed(daemon, "bench-every").prefix
     records = upkeep.reading(daemon, place.account, place.corpus, launcher, place.programs)
+    backlog = upkeep.backlog(daemon, place.account, place.corpus, launcher, place.programs)
     _progress("restarts")
     restarts = [upkeep.restart_milliseconds(daemon) for _ in range(5)]
     figures = [
@@ -178,6 +179,8 @@ def _upkeep(place: Place, daemon: Daemon, starts: list[float]) -> list[Figure]:
         Figure("restart after kill -9", statistics.median(restarts), 300, "ms"),
         Figure(f"core used at {records.rate:,.0f} records/s", records.load * 100, 10, "%"),
         Figure("records lost meanwhile", records.lost, 0, ""),
+        Figure("records read from a full ring", backlog.read / 1e6, 1.0, "M/s", at_least=True),
+        Figure("the same, judged and stored", backlog.stored / 1e6, 1.0, "M/s", at_least=True),
     ]
     table.show_figures("Upkeep", figures)
     return figures

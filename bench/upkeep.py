@@ -17,10 +17,14 @@ from bench.corpus import Corpus
 from bench.failure import BenchError
 from demo.account import Account
 from demo.governed import Daemon
+from monitor.daemon import pins
+from monitor.daemon.ring import RECORD
+from monitor.kernel.ringbuffer import RingBuffer
 
 _RATE = 20_000
 _RATE_SECONDS = 5
 _RESTART_SECONDS = 10.0
+_BACKLOG_SECONDS = 60.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,6 +35,14 @@ class Records:
     rate: float
     load: float
     lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """How fast a waiting backlog goes: out of the ring, and all the way into the log, per second."""
+
+    read: float
+    stored: float
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -105,6 +117,38 @@ def reading(
     taken = time.perf_counter() - start
     used = processor_seconds(worker) - before
     return Records(float(output.split()[-1]) / taken, used / taken, _lost(daemon))
+
+
+def backlog(
+    daemon: Daemon, account: Account, corpus: Corpus, launcher: Sequence[str], programs: Path
+) -> Backlog:
+    """Fill the ring while the worker is stopped; time a bare reader's copy, then the worker's work."""
+    worker = daemon.worker()
+    go = corpus.workspace / "go"
+    wait = f"echo up; until [ -e go ]; do sleep 0.1; done; {programs / 'loads'} open-many tree"
+    process = account.start([*launcher, "sh", "-c", wait], cwd=corpus.workspace)
+    assert process.stdout is not None
+    if process.stdout.readline().strip() != "up":
+        raise BenchError("the session that fills the ring did not start")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        go.touch()
+        process.communicate(timeout=_BACKLOG_SECONDS)
+        ring = RingBuffer(pins.current(daemon.instance) / "events")
+        start = time.perf_counter()
+        count = len(ring.fixed(RECORD, ring.produced).copy())
+        read = count / (time.perf_counter() - start)
+    finally:
+        go.unlink(missing_ok=True)
+        os.kill(worker, signal.SIGCONT)
+    start = time.perf_counter()
+    while ring.consumed != ring.produced:
+        if time.perf_counter() - start > _BACKLOG_SECONDS:
+            raise BenchError("the worker does not get through its backlog")
+        time.sleep(0.005)
+    stored = count / (time.perf_counter() - start)
+    ring.close()
+    return Backlog(read, stored)
 
 
 def _lost(daemon: Daemon) -> int:
