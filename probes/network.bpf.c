@@ -205,19 +205,23 @@ static __always_inline void read_unix_name(void *ctx, struct ri_unix_key *key)
 
 	READ(address, ctx, OFF_bpf_sock_addr_kern_uaddr);
 	READ(length, ctx, OFF_bpf_sock_addr_kern_uaddrlen);
-	READ(first, address, SUN_PATH);
-	if (first) {
-		/* One more than sun_path: a name that fills it has its NUL behind it. */
-		size = bpf_probe_read_kernel_str(key->path, SUN_PATH_SIZE + 1,
-						 (void *)(address + SUN_PATH));
-		key->length = size > 0 ? size - 1 : 0;
-		return;
-	}
 	length = length > SUN_PATH ? length - SUN_PATH : 0;
 	asm volatile("" : "+r"(length));	/* clang 14 folds the mask away */
 	length &= 127;
 	if (length > SUN_PATH_SIZE)
 		length = SUN_PATH_SIZE;
+	READ(first, address, SUN_PATH);
+	if (first) {
+		/*
+		 * A path ends at its NUL, or where the caller said: what stands behind that is left
+		 * from earlier calls, and the kernel cuts it off after this program. One more than
+		 * the length, for the NUL that is written here.
+		 */
+		size = bpf_probe_read_kernel_str(key->path, length + 1,
+						 (void *)(address + SUN_PATH));
+		key->length = size > 0 ? size - 1 : 0;
+		return;
+	}
 	bpf_probe_read_kernel(key->path, length, (void *)(address + SUN_PATH));
 	key->length = length;
 }
