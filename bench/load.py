@@ -11,7 +11,7 @@ from bench.corpus import Corpus
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`argv` prints nanoseconds per time; `timed_outside`: how long the whole command takes instead.
+    """`argv` prints nanoseconds per time; `timed_outside`: what the whole command takes instead.
 
     `asked` is the highest ratio to the column `against`, or, where `added`, the most milliseconds
     above it.

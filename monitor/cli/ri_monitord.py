@@ -88,6 +88,7 @@ def make_folders(config: Config) -> None:
 
 
 def main() -> int:
+    """Become the keeper; returns only where that cannot be: the exit status."""
     arguments = parser().parse_args()
     if os.geteuid() != 0:
         print("ri-monitord: must be started as root", file=sys.stderr)
@@ -99,10 +100,8 @@ def main() -> int:
         print(f"ri-monitord: {error}", file=sys.stderr)
         return 1
     os.umask(0o077)
-    os.execv(
-        sys.executable,
-        [sys.executable, "-I", "-S", str(KEEPER), json.dumps(settings(config))],
-    )
+    command = [sys.executable, "-I", "-S", str(KEEPER), json.dumps(settings(config))]
+    return os.execv(sys.executable, command)
 
 
 if __name__ == "__main__":

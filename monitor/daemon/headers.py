@@ -139,7 +139,7 @@ EMPTY = (
 
 def write_stubs(folder: Path) -> None:
     """Write the stub headers as a kernel source tree under `folder`."""
-    contents = {name: "" for name in EMPTY}
+    contents = dict.fromkeys(EMPTY, "")
     contents["linux/kconfig.h"] = BASE
     contents["linux/bpf_common.h"] = BPF_COMMON
     for name, text in contents.items():

@@ -55,7 +55,7 @@ class Keeper:
                 os.unlink(path)
             listener.bind(path)
             # Anyone may ask: each request is judged by its sender's credentials.
-            os.chmod(path, 0o666)
+            os.chmod(path, 0o666)  # noqa: S103
             listener.listen(BACKLOG)
             self.store[f"listen.{name}"] = listener.detach()
 
@@ -113,7 +113,7 @@ class Keeper:
             os.close(fd)
 
     def worker_ended(self, status: int) -> int | None:
-        """Start the next worker, after a pause where they keep dying; or the keeper's own status."""
+        """Start the next worker, after a pause where they keep dying; or the keeper's status."""
         self.serve_rest()
         with contextlib.suppress(FileNotFoundError):
             os.utime(self.settings["alive"])
@@ -161,9 +161,11 @@ def notify(text: str) -> None:
     """sd_notify(3): tell the service manager, where there is one."""
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-            with contextlib.suppress(OSError):
-                manager.sendto(text.encode(), address.replace("@", "\0", 1))
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+            contextlib.suppress(OSError),
+        ):
+            manager.sendto(text.encode(), address.replace("@", "\0", 1))
 
 
 def main() -> int:
@@ -181,7 +183,11 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, lambda _number, _frame: None)
     loaded = subprocess.run(
-        settings["loader"], env=settings["environment"], cwd="/", stdout=subprocess.DEVNULL
+        settings["loader"],
+        env=settings["environment"],
+        cwd="/",
+        stdout=subprocess.DEVNULL,
+        check=False,
     )
     if loaded.returncode != 0:
         return loaded.returncode

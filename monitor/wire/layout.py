@@ -67,7 +67,7 @@ class Cause(IntEnum):
 
 
 class SessionFlag(IntFlag):
-    """enum ri_session_flag. OBSERVE: record and let pass. REVOKED: deny all. EVERY: count nothing."""
+    """enum ri_session_flag. OBSERVE: record, let pass. REVOKED: deny all. EVERY: count nothing."""
 
     NONE = 0
     OBSERVE = 1
