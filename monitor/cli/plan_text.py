@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan in words: what `rictl profile show --effective` prints."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+
+from monitor.policy.action import Origin
+from monitor.policy.plan import FileAccess, FileRule, NetPrefix, Plan, Policy, SocketRule
+
+PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
+MAPPED = "::ffff:"
+MAPPED_BITS = 96
+LAST_PORT = 65535
+
+
+def describe(plan: Plan) -> Iterator[str]:
+    """Lines of text; every one of the plan's profiles must allow an action."""
+    for link, policy in enumerate(plan.policies):
+        also = " (and it must be allowed by the ones above)" if link else ""
+        yield f"profile {policy.profile}{also}"
+        yield from _policy(policy)
+    yield "environment"
+    yield from _words("keep", plan.environment.keep)
+    yield from _words("scrub", plan.environment.scrub)
+    for name, value in plan.environment.set:
+        yield f"  set    {name}={value}"
+    yield "limits"
+    limits = plan.limits
+    for name, limit, unit in (
+        ("ttl", limits.ttl, " s"),
+        ("processes", limits.processes, ""),
+        ("open files", limits.files, ""),
+        ("memory", limits.memory, " bytes"),
+    ):
+        yield f"  {name:<11}{'not limited' if limit is None else f'{limit}{unit}'}"
+    yield "session"
+    for name, text in _session(plan):
+        yield f"  {name:<11}{text}"
+
+
+def _session(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "workspace", plan.workspace
+    yield "home", plan.home
+    yield "runs as", "root" if plan.run_as_root else "the user who starts it"
+    yield "records", plan.records.value + (", required" if plan.audit_required else "")
+    yield "syscalls", f"{len(plan.syscalls.rules)} refused, and all from number {_unknown(plan)}"
+    if plan.view is None:
+        yield "view", "none needed"
+    else:
+        parts = ["own /proc"] if plan.view.own_proc else []
+        parts += ["own /run"] if plan.view.hide_run else []
+        yield "view", ", ".join(parts) or "own mounts"
+    if plan.missing:
+        yield "goes without", ", ".join(plan.missing)
+
+
+def _unknown(plan: Plan) -> int:
+    return plan.syscalls.first_unknown
+
+
+def _policy(policy: Policy) -> Iterator[str]:
+    yield "  files"
+    for file in policy.files:
+        yield _row(_access(file), _tree(file), file.origin)
+    for mask in policy.masks:
+        yield _row(mask.kind.value, mask.pattern, mask.origin)
+    if not policy.files:
+        yield "    none"
+    for title, table in (("connect", policy.connect), ("bind", policy.bind)):
+        yield f"  network {title}"
+        yield from _network(table, policy.rules)
+    if policy.unix:
+        yield "  unix sockets"
+        for unix in policy.unix:
+            yield _row("connect", unix.path, policy.rules[unix.rule])
+    yield "  sockets"
+    yield from (f"    {_socket(rule)}" for rule in policy.sockets)
+    if not policy.sockets:
+        yield "    none"
+
+
+def _network(table: Sequence[NetPrefix], rules: Sequence[Origin]) -> Iterator[str]:
+    if not table:
+        yield "    none"
+    for prefix in table:
+        for ports in prefix.ports:
+            last = f"-{ports.last}" if ports.last != ports.first else ""
+            span = "*" if (ports.first, ports.last) == (0, LAST_PORT) else f"{ports.first}{last}"
+            protocol = PROTOCOLS.get(ports.protocol, str(ports.protocol))
+            origin = rules[ports.rule] if 0 <= ports.rule < len(rules) else None
+            verdict = "allow" if ports.allow else "deny"
+            yield _row(verdict, f"{_address(prefix.network)} {span}/{protocol}", origin)
+
+
+def _address(network: str) -> str:
+    """CIDR text as people write it: IPv4 where it is IPv4-mapped."""
+    address, _, bits = network.partition("/")
+    if address.startswith(MAPPED) and int(bits) >= MAPPED_BITS:
+        return f"{address.removeprefix(MAPPED)}/{int(bits) - MAPPED_BITS}"
+    return network
+
+
+def _access(rule: FileRule) -> str:
+    letters = ((FileAccess.READ, "r"), (FileAccess.WRITE, "w"), (FileAccess.EXECUTE, "x"))
+    return "".join(letter if flag in rule.access else "-" for flag, letter in letters)
+
+
+def _tree(rule: FileRule) -> str:
+    return f"{rule.path.rstrip('/')}/**" if rule.tree else rule.path
+
+
+def _socket(rule: SocketRule) -> str:
+    try:
+        family = socket.AddressFamily(rule.family).name
+        kind = socket.SocketKind(rule.type).name
+    except ValueError:
+        family, kind = f"family {rule.family}", f"type {rule.type}"
+    return f"{family} {kind}" + ("" if rule.protocol < 0 else f" protocol {rule.protocol}")
+
+
+def _row(what: str, target: str, origin: Origin | None) -> str:
+    return f"    {what:<10}{target}" + (f"    # {origin}" if origin else "")
+
+
+def _words(name: str, words: Sequence[str]) -> Iterator[str]:
+    yield f"  {name:<7}{' '.join(words) or 'none'}"

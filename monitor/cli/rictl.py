@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rictl: reads, explains and ends what agents do. Prints what failed, and never a traceback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from monitor import __version__
+from monitor.cli import console, doctor, explain, log, profiles, sessions
+from monitor.cli.client import SOCKET_VARIABLE
+from monitor.cli.failure import REFUSED, USAGE, CommandError
+from monitor.cli.options import SocketOption
+
+COMPLETION_VARIABLE = "_RICTL_COMPLETE"
+EPILOG = f"""\b
+exit status:
+  0  done
+  1  the daemon refused, or a check failed
+  2  usage
+  3  the daemon cannot be reached
+
+\b
+environment:
+  {SOCKET_VARIABLE}  socket of the daemon (default /run/ri/ri.sock)
+  NO_COLOR   no colours, also on a terminal
+
+\b
+examples:
+  rictl ps                          sessions
+  rictl log --verdict deny          what was refused
+  rictl explain 42                  why, and what would allow it
+  rictl kill 7f3a2b1c               end a session
+  rictl profile check coder.yaml    is this profile right?
+  rictl doctor                      what this host can enforce
+"""
+
+app = typer.Typer(
+    name="rictl",
+    add_completion=False,  # packaging/install puts static scripts in place
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    epilog=EPILOG,
+)
+for group in (sessions.app, explain.app, doctor.app):
+    app.registered_commands += group.registered_commands
+app.add_typer(log.app, name="log")
+app.add_typer(profiles.app, name="profile")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.line(f"rictl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+    socket: SocketOption = None,
+) -> None:
+    """Watch, explain and end what AI agents do on this host."""
+    context.obj = socket
+
+
+def main() -> int:
+    """Run the command; the exit status."""
+    console.prepare()
+    if COMPLETION_VARIABLE in os.environ:
+        return _complete()
+    try:
+        status = _run(sys.argv[1:])
+        console.flush()
+    except CommandError as error:
+        console.failure(str(error), error.hint)
+        return error.status
+    except BrokenPipeError:
+        return _end_by(signal.SIGPIPE)
+    except KeyboardInterrupt:
+        return _end_by(signal.SIGINT)
+    except OSError as error:
+        console.failure(str(error))
+        return REFUSED
+    except Exception as error:  # noqa: BLE001
+        console.failure(_defect(error), "please report this with the command and `rictl --version`")
+        return REFUSED
+    return status
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("rictl", arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except typer.TyperException as error:
+        where = getattr(error, "ctx", None)
+        message = error.format_message()
+        # Without a command the help is the message.
+        if error.exit_code == USAGE and "\n" in message:
+            sys.stderr.write(message + "\n")
+        else:
+            path = where.command_path if where is not None else "rictl"
+            console.failure(message, f"`{path} --help` shows what there is")
+        return error.exit_code
+    return 0
+
+
+def _complete() -> int:
+    """Answer a completion script; see packaging/completions."""
+    from typer.completion import completion_init  # type: ignore[attr-defined]
+
+    completion_init()
+    try:
+        app(prog_name="rictl", complete_var=COMPLETION_VARIABLE)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except Exception:  # noqa: BLE001 - a shell that completes has no place for messages
+        return REFUSED
+    return 0
+
+
+def _end_by(number: signal.Signals) -> int:
+    """End as the signal would have ended us, so that the shell sees it; the status if it cannot."""
+    # What is still in the buffer cannot be written: do not let the exit try.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
+
+
+def _defect(error: Exception) -> str:
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    place = f"{Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame else "?"
+    return f"a defect in rictl: {type(error).__name__}: {error} ({place})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
