@@ -142,13 +142,17 @@ class ArgumentTest:
 
 @dataclass(frozen=True, slots=True)
 class SyscallRule:
-    """The call with x86_64 `number` is refused when every one of `tests` holds (none: always)."""
+    """The call with x86_64 `number` is refused when every one of `tests` holds (none: always).
+
+    `origin` is None for the floor's own rules; a profile's `syscalls.deny` has one.
+    """
 
     name: str
     number: int
     verdict: SyscallVerdict
     why: str
     tests: tuple[ArgumentTest, ...] = ()
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
