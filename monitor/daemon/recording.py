@@ -1,16 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records: from the rings, and of the daemon's own, to the audit store."""
+"""Records: from the rings, and of the daemon's own, to the audit store.
+
+A timer drains the rings; nothing here ever makes an agent wait. Where the store cannot be written,
+drafts wait in memory, and the state is loud: /v1/status, the doctor, the metrics and standard error
+say so, and sessions whose profile requires records are frozen until they are written.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import sys
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from monitor.policy.action import Verb, Verdict
+from monitor.audit.compose import Composer
+from monitor.audit.record import Draft
+from monitor.audit.store import Store, StoreError
+from monitor.daemon.context import Context
+from monitor.daemon.ring import RingReader
+from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
+
+if TYPE_CHECKING:
+    from monitor.wire.events import AnyEvent
+
+DRAIN_SECONDS = 0.005
+# Nobody runs: there is nothing to read but what the last ones left.
+IDLE_SECONDS = 0.1
+# Small records taken at a time, so that the API is answered in between.
+DRAIN_RECORDS = 2048
+# Drafts in one transaction, and drafts that wait for a disk: some 20 MiB.
+BATCH = 2048
+MAX_WAITING = 20_000
+RETRY_SECONDS = 1.0
+SETTLE_SECONDS = 2.0
 
 
 class Recording:
-    """Drains, composes, appends."""
+    """Drains, composes, appends. One for each worker."""
+
+    def __init__(self, context: Context, reader: RingReader, store: Store) -> None:
+        self.context = context
+        self.reader = reader
+        self.store = store
+        self.problem = ""  # why the store cannot be written; "" while it can
+        self.failing_since = 0.0
+        self.faults = 0  # events that could not be composed
+        self.lost_of_ended = 0
+        self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
+        self._composer = Composer(context.registry.by_cgroup)
+        self._waiting: deque[Draft] = deque()
+        self._not_kept = 0
+        self._retry_at = 0.0
+        self._counts: dict[str, Counter[str]] = {}
+        self._appended = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- the timer -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        while True:
+            try:
+                self.drain()
+                self.flush()
+            except Exception:  # the loop's edge: one bad record must not end all recording
+                self.faults += 1
+                traceback.print_exc()
+            if self.reader.pending:
+                await asyncio.sleep(0)
+            else:
+                busy = self.context.registry.live()
+                await asyncio.sleep(DRAIN_SECONDS if busy else IDLE_SECONDS)
+
+    def drain(self) -> None:
+        """Take what the rings hold, up to a limit, and compose it."""
+        self._compose(self.reader.drain(DRAIN_RECORDS))
+
+    async def settle(self, session: Session) -> int:
+        """Read all that a dead session left; the number of its lost records.
+
+        Its rows must still be in place: the kernel counts the losses there.
+        """
+        mark = self.reader.mark()
+        deadline = time.monotonic() + SETTLE_SECONDS
+        self.drain()
+        while not self.reader.reached(mark) and time.monotonic() < deadline:
+            await asyncio.sleep(0)
+            self.drain()
+        self._compose(self.reader.sweep(session.cgroup_id))
+        lost = self.context.tables.lost(session.cgroup_id)
+        if lost:
+            self.lost_of_ended += lost
+            details = {"lost": lost}
+            reason = f"{lost} records were dropped under load"
+            self.daemon_record(session, Verb.SESSION_LOST, str(lost), details, reason=reason)
+        return lost
+
+    # -- what is recorded ----------------------------------------------------------------------
 
     def daemon_record(
         self,
@@ -23,5 +114,148 @@ class Recording:
         reason: str = "",
         pid: int = 0,
     ) -> None:
-        """A record of the daemon's own, in order with those of the rings."""
-        raise NotImplementedError
+        """A record of the daemon's own, behind what the rings hold of earlier times.
+
+        On return it is written, unless `problem` says that it waits.
+        """
+        self.drain()
+        self._queue(
+            Draft(
+                time=time.time(),
+                session=session.id if session else "",
+                agent=session.agent if session else "",
+                chain=session.chain.names() if session else (),
+                pid=pid,
+                exe="",
+                verb=verb,
+                object=object_,
+                verdict=verdict,
+                reason=reason,
+                rule="",
+                mechanism=Mechanism.DAEMON,
+                count=1,
+                details=details,
+            )
+        )
+        self.flush()
+
+    def _compose(self, events: Sequence[AnyEvent]) -> None:
+        by_cgroup = self.context.registry.by_cgroup
+        for event in events:
+            try:
+                draft = self._composer.compose(event)
+            except Exception:  # as above: the event is counted as lost
+                self.faults += 1
+                self._lose(event.cgroup, event.count)
+                if self.faults == 1:
+                    traceback.print_exc()
+                continue
+            if draft is None:
+                continue
+            self._queue(draft)
+            if draft.verdict is Verdict.DENY:
+                session = by_cgroup(event.cgroup)
+                if session is not None:
+                    self.context.sessions.notices.denied(
+                        session.id, draft.verb, draft.object, draft.reason
+                    )
+
+    def _queue(self, draft: Draft) -> None:
+        if self.problem and len(self._waiting) >= MAX_WAITING:
+            self._not_kept += draft.count
+            session = self._session(draft.session)
+            self._lose(session.cgroup_id if session else 0, draft.count)
+            return
+        self._waiting.append(draft)
+        self.totals[draft.verb.value, draft.verdict.value] += draft.count
+        if draft.session:
+            counts = self._counts.setdefault(draft.session, Counter())
+            counts[draft.verdict.value] += draft.count
+
+    def _session(self, identity: str) -> Session | None:
+        try:
+            return self.context.registry.get(identity)
+        except LookupError:
+            return None
+
+    def _lose(self, cgroup: int, count: int) -> None:
+        known = self.context.registry.by_cgroup(cgroup) is not None
+        self.context.tables.add_lost(cgroup if known else 0, count)
+
+    # -- the store -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what waits; while the store fails, try once a second."""
+        if not self._waiting or (self.problem and time.monotonic() < self._retry_at):
+            return
+        while self._waiting:
+            batch = list(islice(self._waiting, BATCH))
+            try:
+                self._append(batch)
+            except StoreError as error:
+                self._failed(str(error))
+                return
+            for _draft in batch:
+                self._waiting.popleft()
+            appended, self._appended = self._appended, asyncio.Event()
+            appended.set()
+        if self.problem:
+            self._recovered()
+
+    def _append(self, batch: list[Draft]) -> None:
+        try:
+            self.store.append(batch)
+        except (TypeError, ValueError):
+            if len(batch) == 1:  # this one can never be written
+                self.faults += 1
+                traceback.print_exc()
+                return
+            for draft in batch:
+                self._append([draft])
+
+    def _failed(self, problem: str) -> None:
+        self._retry_at = time.monotonic() + RETRY_SECONDS
+        if not self.problem:
+            self.failing_since = time.time()
+            print(f"ri-monitord: the audit log cannot be written: {problem}", file=sys.stderr)
+            self._later(self.context.sessions.hold_for_audit())
+        self.problem = problem
+
+    def _recovered(self) -> None:
+        details = {"from": self.failing_since, "to": time.time(), "lost": self._not_kept}
+        self.problem, self._not_kept = "", 0
+        print("ri-monitord: the audit log is written again", file=sys.stderr)
+        reason = "the audit log could not be written in between"
+        self.daemon_record(None, Verb.DAEMON_GAP, "audit log", details, reason=reason)
+        self._later(self.context.sessions.release_from_audit())
+
+    def _later(self, action: Any) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(action)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def appended(self) -> None:
+        """Returns when further records have been written."""
+        await self._appended.wait()
+
+    # -- figures -------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Drafts that wait to be written."""
+        return len(self._waiting)
+
+    @property
+    def lost(self) -> int:
+        """Records lost since this worker started, of running sessions since they did."""
+        tables = self.context.tables
+        live = sum(tables.lost(session.cgroup_id) for session in self.context.registry.live())
+        return live + self.lost_of_ended + tables.lost(0)
+
+    def counts(self, session: Session) -> dict[str, int]:
+        """Actions of a live session by verdict."""
+        return dict(self._counts.get(session.id, {}))
+
+    def forget(self, session: Session) -> None:
+        """The session has ended; its figures are in its last record."""
+        self._counts.pop(session.id, None)

@@ -98,6 +98,17 @@ class RingReader:
         """Whether records wait."""
         return self._events.produced != self._events.consumed or bool(self._held)
 
+    def mark(self) -> tuple[int, int, int]:
+        """How far the rings go now, for `reached`."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return self._events.produced, self._details.produced, now
+
+    def reached(self, mark: tuple[int, int, int]) -> bool:
+        """Whether `drain` has returned everything up to `mark`."""
+        events, details, now = mark
+        read = self._events.consumed >= events and self._details.consumed >= details
+        return read and not any(event.time <= now for event in self._held)
+
     def sweep(self, cgroup: int) -> list[AnyEvent]:
         """The repeats of a session that were only counted so far, one event for each action.
 

@@ -2,16 +2,38 @@
 """Sessions from their creation to their end: ties registry, kernel tables, cgroup and ending.
 
 The launch channel uses, in this order: `create`, `attach`, `started`; and `end` at any time.
+Everything up to the first `await` of a method happens at once, so that two callers cannot mix.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import socket
+import sqlite3
+import sys
+import time
+from dataclasses import asdict
 from typing import Any
 
-from monitor.daemon.context import Context, LaunchRequest
+from monitor.daemon import ending
+from monitor.daemon.admission import Admission, Admitted, start_time
+from monitor.daemon.context import Context, LaunchRequest, Refused
+from monitor.daemon.ending import EndingFailed, Step, Steps
+from monitor.daemon.kept import LIFELINE
+from monitor.daemon.notices import Notices
+from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.kernel.peer import Peer
-from monitor.session.session import Session
+from monitor.policy.action import Verb, Verdict
+from monitor.policy.plan import Plan, RecordChoice
+from monitor.session.registry import UnknownSession
+from monitor.session.session import Hold, IllegalTransition, Session, State, new_id
+from monitor.wire.layout import SessionFlag
+
+# Processes and threads of a session whose profile sets no limit: a fork bomb ends there.
+DEFAULT_PROCESSES = 4096
+RETRY_SECONDS = 5.0
+STOPPED = "the daemon was stopped"
 
 
 class Sessions:
@@ -19,20 +41,290 @@ class Sessions:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.lifelines: dict[str, socket.socket] = {}
+        self.admission = Admission(context.config, context.host)
+        self.notices = Notices()
+        self._ending: dict[str, asyncio.Task[list[Step]]] = {}
+
+    # -- the launch channel --------------------------------------------------------------------
 
     async def create(self, caller: Peer, request: LaunchRequest) -> Session:
-        """A session in LAUNCHING: cgroup, limits, tables and registry in place. Refused; OSError."""
-        raise NotImplementedError
+        """A session in LAUNCHING: cgroup, limits, tables and registry in place. Refused."""
+        self._require_room(caller)
+        identity = new_id()
+        admitted = self.admission.judge(caller, request, identity)
+        try:
+            return self._put_in_force(identity, caller, admitted)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            raise Refused(f"the session cannot be put in force: {error}") from error
 
     def attach(self, session: Session, connection: socket.socket) -> None:
         """Leave a copy of the session's lifeline with the keeper; its notices go there too."""
-        raise NotImplementedError
+        self.context.kept.store(LIFELINE + session.id, connection.fileno())
+        self.notices.attach(session.id, connection)
 
     def started(self, session: Session, pid: int, facts: dict[str, Any]) -> Session:
         """CMD may run as `pid`: `facts` (what was read back) go into session.launch. Refused."""
-        raise NotImplementedError
+        recording, registry = self.context.recording, self.context.registry
+        try:
+            if registry.get(session.id).state is not State.LAUNCHING:
+                raise Refused("the session was ended during its launch")
+        except UnknownSession as error:
+            raise Refused("the session was ended during its launch") from error
+        plan = session.plan
+        details = {
+            "profile": session.profile,
+            "digest": session.digest,
+            "user": session.user,
+            "purpose": session.purpose,
+            "workspace": session.workspace,
+            "expires": session.expires,
+            "observe": plan.observe,
+            "missing": list(plan.missing),
+            "limits": asdict(plan.limits),
+        }
+        recording.daemon_record(
+            session, Verb.SESSION_LAUNCH, session.profile, details | facts, pid=pid
+        )
+        if plan.audit_required and recording.problem:
+            raise Refused(
+                f"the profile requires records, and they cannot be written: {recording.problem}"
+            )
+        try:
+            return registry.started(session.id, pid)
+        except (IllegalTransition, UnknownSession) as error:
+            raise Refused(str(error)) from error
 
-    async def end(self, session: Session, why: str) -> None:
-        """Take the session down, whatever state it is in; waits where another call does it."""
-        raise NotImplementedError
+    async def end(self, session: Session, why: str) -> list[Step]:
+        """Take the session down, whatever state it is in; waits where another call does it.
+
+        EndingFailed, OSError: something of it cannot be taken away; it is tried again by itself,
+        and until then the session stays denied everything.
+        """
+        task = self._ending.get(session.id)
+        if task is None:
+            try:
+                self.context.registry.get(session.id)
+            except UnknownSession:
+                return []
+            task = asyncio.create_task(self._end(session.id, why))
+            self._ending[session.id] = task
+        return await asyncio.shield(task)
+
+    # -- control -------------------------------------------------------------------------------
+
+    async def freeze(self, session: Session, hold: Hold, why: str, by: str) -> list[Step]:
+        """Stop every process of a running session. IllegalTransition; OSError."""
+        registry, steps = self.context.registry, Steps()
+        now = registry.get(session.id)
+        if now.state is State.FROZEN and now.hold is Hold.AUDIT and hold is Hold.PERSON:
+            # The person's hold outlasts the daemon's own.
+            registry.hold(session.id, hold, why)
+        else:
+            registry.move(session.id, State.FROZEN, hold=hold, why=why)
+        await ending.freeze(session, steps)
+        self._state_record(session, "frozen", why, by, steps)
+        return steps.done
+
+    async def thaw(self, session: Session, hold: Hold, why: str, by: str) -> list[Step]:
+        """Let a session that `hold` has frozen run on. IllegalTransition; OSError."""
+        registry, steps = self.context.registry, Steps()
+        now = registry.get(session.id)
+        if now.hold is not None and now.hold is not hold:
+            raise IllegalTransition(
+                f"session {session.id} is frozen because its records cannot be written;"
+                " it runs on when they can"
+                if now.hold is Hold.AUDIT
+                else f"session {session.id} was frozen by a person"
+            )
+        if self._needs_audit(now) and self.context.recording.problem:
+            registry.hold(session.id, Hold.AUDIT, "its records cannot be written")
+            self._state_record(session, "frozen", "its records cannot be written", by, steps)
+            return steps.done
+        registry.move(session.id, State.RUNNING, why=why)
+        await ending.thaw(session, steps)
+        self._state_record(session, "thawed", why, by, steps)
+        return steps.done
+
+    async def kill(self, session: Session, why: str, by: str) -> list[Step]:
+        """End a session on somebody's word."""
+        self._state_record(session, "killed", why, by, Steps())
+        return await self.end(session, f"killed by {by}" + (f": {why}" if why else ""))
+
+    async def hold_for_audit(self) -> None:
+        """Freeze the running sessions whose profiles let nothing happen unrecorded."""
+        for session in self.context.registry.live():
+            if self._needs_audit(session) and session.state is State.RUNNING:
+                with contextlib.suppress(OSError, IllegalTransition, UnknownSession):
+                    await self.freeze(
+                        session, Hold.AUDIT, "its records cannot be written", "the daemon"
+                    )
+
+    async def release_from_audit(self) -> None:
+        """Thaw what `hold_for_audit` froze."""
+        for session in self.context.registry.live():
+            if session.state is State.FROZEN and session.hold is Hold.AUDIT:
+                with contextlib.suppress(OSError, IllegalTransition, UnknownSession):
+                    await self.thaw(session, Hold.AUDIT, "records are written", "the daemon")
+
+    def expire(self) -> None:
+        """End the sessions whose time is over; the kernel refuses them the network already."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        for session in self.context.registry.live():
+            if 0 < session.expires_boottime <= now and session.state is not State.ENDING:
+                self._state_record(session, "expired", "", "the daemon", Steps())
+                self.end_soon(session, "expired")
+
+    def end_soon(self, session: Session, why: str) -> None:
+        """Have the session ended without waiting for it."""
+        task = asyncio.ensure_future(self.end(session, why))
+        task.add_done_callback(_observed)
+
+    async def stop(self) -> None:
+        """End every session: the daemon is being stopped, and nobody would watch over them.
+
+        Their lifelines close with the keeper, so the next daemon would end them anyway, but with
+        no record of what they did in between.
+        """
+        live = self.context.registry.live()
+        await asyncio.gather(*(self.end(each, STOPPED) for each in live), return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _require_room(self, caller: Peer) -> None:
+        limits = self.context.config.limits
+        live = self.context.registry.live()
+        if len(live) >= limits.sessions:
+            raise Refused(f"{len(live)} sessions run already, which is this host's limit")
+        own = sum(session.chain.principal.uid == caller.uid for session in live)
+        if own >= limits.per_user and caller.uid != 0:
+            raise Refused(
+                f"{own} of your sessions run already, which is the limit for one user",
+                "rictl ps shows them",
+            )
+
+    def _put_in_force(self, identity: str, caller: Peer, admitted: Admitted) -> Session:
+        """Make everything, or nothing: without a row the kernel refuses the cgroup everything."""
+        context, plan = self.context, admitted.plan
+        numbers = context.registry.next_policy_ids(len(plan.policies))
+        launcher_start = start_time(caller.pid)
+        cgroup = Cgroup(instance_root(context.config.instance) / identity)
+        cgroup.create()
+        with contextlib.ExitStack() as undo:
+            undo.callback(cgroup.remove)
+            processes = plan.limits.processes
+            if processes is None and context.features.pids_limit:
+                processes = DEFAULT_PROCESSES
+            cgroup.limit(processes, plan.limits.memory)
+            session = Session(
+                id=identity,
+                agent=admitted.agent,
+                chain=admitted.chain,
+                user=admitted.user.pw_name,
+                uid=admitted.user.pw_uid,
+                gid=admitted.user.pw_gid,
+                profile=admitted.profile,
+                digest=admitted.digest,
+                purpose=admitted.chain.links[-1].purpose,
+                workspace=admitted.workspace,
+                created=time.time(),
+                expires=admitted.expires,
+                expires_boottime=_boottime(admitted.expires),
+                cgroup=str(cgroup.path),
+                cgroup_id=cgroup.id,
+                policies=numbers,
+                plan=plan,
+                launcher=caller.pid,
+                launcher_start=launcher_start,
+            )
+            self.install(session)
+            undo.callback(context.tables.remove, session.cgroup_id)
+            context.registry.add(session)
+            undo.pop_all()
+        return session
+
+    def install(self, session: Session) -> None:
+        """Put the session's rows in the kernel's tables. OSError E2BIG, ENOSPC: they are full."""
+        self.context.tables.install(
+            session.cgroup_id,
+            list(zip(session.policies, session.plan.policies, strict=True)),
+            session.expires_boottime,
+            session_flags(session.plan),
+        )
+
+    async def _end(self, identity: str, why: str) -> list[Step]:
+        context = self.context
+        session = context.registry.get(identity)
+        steps = Steps()
+        lost = 0
+
+        async def settle() -> None:
+            nonlocal lost
+            lost = await context.recording.settle(session)
+
+        try:
+            if session.state is not State.ENDING:
+                session = context.registry.move(identity, State.ENDING, why=why)
+            await ending.end(session, context.tables, settle, steps)
+        except (EndingFailed, OSError) as error:
+            print(f"ri-monitord: cannot end session {identity}: {error}", file=sys.stderr)
+            asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again, session)
+            raise
+        else:
+            details = {
+                "why": session.why,
+                "steps": [asdict(step) for step in steps.done],
+                "counts": context.recording.counts(session),
+                "lost": lost,
+            }
+            context.recording.daemon_record(session, Verb.SESSION_END, session.why, details)
+            context.registry.move(identity, State.ENDED)
+            context.recording.forget(session)
+            with contextlib.suppress(OSError):
+                context.kept.drop(LIFELINE + identity)
+            self.notices.end(session)
+            return steps.done
+        finally:
+            self._ending.pop(identity, None)
+
+    def _again(self, session: Session) -> None:
+        self.end_soon(session, session.why)
+
+    def _state_record(
+        self, session: Session, state: str, why: str, by: str, steps: Steps
+    ) -> None:
+        details = {
+            "why": why,
+            "by": by,
+            "steps": [asdict(step) for step in steps.done],
+        }
+        verdict = Verdict.KILL if state in ("killed", "expired") else Verdict.ALLOW
+        self.context.recording.daemon_record(
+            session, Verb.SESSION_STATE, state, details, verdict=verdict, reason=why
+        )
+
+    @staticmethod
+    def _needs_audit(session: Session) -> bool:
+        return session.plan.audit_required
+
+
+def session_flags(plan: Plan) -> SessionFlag:
+    flags = SessionFlag.NONE
+    if plan.observe:
+        flags |= SessionFlag.OBSERVE
+    if plan.records is RecordChoice.EVERY:
+        flags |= SessionFlag.EVERY
+    return flags
+
+
+def _boottime(expires: float | None) -> int:
+    """A Unix time as CLOCK_BOOTTIME nanoseconds; 0 for None."""
+    if expires is None:
+        return 0
+    left = int((expires - time.time()) * 1e9)
+    return max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + left)
+
+
+def _observed(task: asyncio.Future[list[Step]]) -> None:
+    """The outcome was told where it happened."""
+    if not task.cancelled():
+        task.exception()

@@ -154,3 +154,7 @@ class KernelTables:
         """Records of this session that were dropped under load (cgroup 0: of unknown ones)."""
         data = self._maps["lost"].lookup(_U64.pack(cgroup))
         return 0 if data is None else int(_U64.unpack(data)[0])
+
+    def add_lost(self, cgroup: int, count: int) -> None:
+        """Count records that were read and could not be kept."""
+        add_lost(self._maps["lost"], cgroup, count)

@@ -54,6 +54,14 @@ def instance_root(instance: str) -> Path:
     return root
 
 
+def holds(instance: str, pid: int) -> bool:
+    """Whether process `pid` is in a session of the instance; OSError where it is gone."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            return line.startswith(f"0::/{instance}/")
+    return False
+
+
 class Cgroup:
     """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits."""
 
@@ -114,6 +122,10 @@ class Cgroup:
 
     def frozen(self) -> bool:
         return self._event("frozen")
+
+    def freezing(self) -> bool:
+        """Whether it was told to freeze, with or without having got there."""
+        return (self.path / "cgroup.freeze").read_text().strip() == "1"
 
     def freeze(self) -> None:
         (self.path / "cgroup.freeze").write_text("1")

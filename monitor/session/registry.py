@@ -2,8 +2,9 @@
 """The registry: every session by id and by cgroup, in memory and in SQLite.
 
 What is in the database is what a restarted worker knows, so each change is committed before it is
-acted upon. WAL with synchronous=NORMAL: a crash of the worker loses nothing; a crash of the host
-may lose the last changes, and all sessions with them.
+acted upon; on a full disk it is kept in memory and committed later, because sessions must be frozen
+and ended there too. WAL with synchronous=NORMAL: a crash of the worker loses nothing; a crash of
+the host may lose the last changes, and all sessions with them.
 """
 
 from __future__ import annotations
@@ -56,6 +57,8 @@ class Registry:
         """Open or make the database at `path`; sqlite3.Error where it cannot be used."""
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        self.problem = ""  # why changes wait to be committed
+        self._unsaved: dict[str, Session] = {}
         self._live: dict[str, Session] = {}
         self._by_cgroup: dict[int, Session] = {}
         for session in self._load("state <> ?", State.ENDED.value):
@@ -89,23 +92,40 @@ class Registry:
         self._remember(session)
 
     def update(self, session: Session) -> Session:
-        """Commit the changing fields of `session`: state, hold, pid, ended, why."""
-        self._database.execute(
-            "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ? WHERE id = ?",
-            (*_changing(session), session.id),
-        )
+        """Take over the changing fields of `session`: state, hold, pid, ended, why; commit them."""
         if session.live:
             self._remember(session)
         else:
             self._live.pop(session.id, None)
             self._by_cgroup.pop(session.cgroup_id, None)
+        self._unsaved[session.id] = session
+        self.save()
         return session
+
+    def save(self) -> None:
+        """Commit what could not be committed before; `problem` says why it still cannot."""
+        try:
+            for session in tuple(self._unsaved.values()):
+                self._database.execute(
+                    "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ?"
+                    " WHERE id = ?",
+                    (*_changing(session), session.id),
+                )
+                del self._unsaved[session.id]
+        except sqlite3.Error as error:
+            self.problem = str(error)
+        else:
+            self.problem = ""
 
     def move(
         self, identity: str, state: State, *, hold: Hold | None = None, why: str = ""
     ) -> Session:
         """Take a live session to `state`; IllegalTransition where it cannot go there."""
         return self.update(self.get(identity).to(state, hold=hold, why=why))
+
+    def hold(self, identity: str, hold: Hold, why: str) -> Session:
+        """Have a frozen session held by another."""
+        return self.update(replace(self.get(identity), hold=hold, why=why))
 
     def started(self, identity: str, pid: int) -> Session:
         """CMD runs, as process `pid`."""
@@ -161,9 +181,9 @@ class Registry:
 
     def _load(self, condition: str, *values: str) -> list[Session]:
         query = (
-            "SELECT sessions.id, sessions.body, plans.body, state, hold, pid, ended, why"
+            "SELECT sessions.id, sessions.body, plans.body, state, hold, pid, ended, why"  # noqa: S608
             " FROM sessions JOIN plans ON plans.digest = sessions.plan"
-            f" WHERE {condition} ORDER BY sessions.id"  # noqa: S608 - `condition` is ours
+            f" WHERE {condition} ORDER BY sessions.id"  # `condition` is ours
         )
         return [_session(row) for row in self._database.execute(query, values)]
 

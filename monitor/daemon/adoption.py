@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""After a restart: find the running sessions again, and clear away what belongs to none.
+
+The kernel enforced all the while. What is certain goes on as it was; a session of which anything
+is in doubt (its cgroup, its launch, its lifeline) is ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from monitor.daemon.context import Context
+from monitor.daemon.ending import EMPTY_SECONDS
+from monitor.daemon.kept import LIFELINE
+from monitor.daemon.sessions import session_flags
+from monitor.kernel import sockdiag
+from monitor.kernel.cgroup import Cgroup, instance_root
+from monitor.session.session import Hold, Session, State
+from monitor.wire.rows import SessionRow
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """`running` go on with their lifelines; `ending` are to be ended, each for a reason."""
+
+    running: tuple[tuple[Session, socket.socket], ...]
+    ending: tuple[tuple[Session, str], ...]
+
+
+def adopt(context: Context, kept: dict[str, int]) -> Adopted:
+    """Judge every live session of the registry; `kept` is what the keeper held.
+
+    Lifelines that no session needs are closed here and with the keeper.
+    """
+    running: list[tuple[Session, socket.socket]] = []
+    ending: list[tuple[Session, str]] = []
+    for session in context.registry.live():
+        doubt = _doubt(session, LIFELINE + session.id in kept)
+        if doubt:
+            ending.append((session, doubt))
+            continue
+        try:
+            _put_in_force(context, session)
+        except OSError as error:
+            ending.append((session, f"its rules cannot be put in place again: {error}"))
+            continue
+        lifeline = socket.socket(fileno=kept.pop(LIFELINE + session.id))
+        running.append((context.registry.get(session.id), lifeline))
+    for name, fd in kept.items():
+        if name.startswith(LIFELINE):
+            os.close(fd)
+            context.kept.drop(name)
+    return Adopted(tuple(running), tuple(ending))
+
+
+def _doubt(session: Session, lifeline: bool) -> str:
+    """Why this session cannot go on; "" where it can."""
+    if session.state is State.ENDING:
+        return session.why
+    if session.state is State.LAUNCHING:
+        return "the daemon was restarted during its launch"
+    try:
+        if Cgroup(Path(session.cgroup)).id != session.cgroup_id:
+            return "its cgroup was replaced"
+    except OSError:
+        return "its cgroup is gone"
+    return "" if lifeline else "its launcher is gone"
+
+
+def _put_in_force(context: Context, session: Session) -> None:
+    """Bring kernel and registry to agree; where they do not, the stricter one holds."""
+    # Rows of policies are written before the row of the session: with it, all are there.
+    wanted = SessionRow(session.expires_boottime, session_flags(session.plan), session.policies)
+    if context.tables.session(session.cgroup_id) != wanted:
+        context.sessions.install(session)
+    cgroup = Cgroup(Path(session.cgroup))
+    if session.state is State.FROZEN:
+        cgroup.freeze()
+    elif cgroup.freezing():
+        context.registry.move(
+            session.id, State.FROZEN, hold=Hold.PERSON, why="found frozen after a restart"
+        )
+
+
+def remove_rows(context: Context) -> int:
+    """Delete the kernel's rows that no live session has; how many."""
+    live = {session.cgroup_id for session in context.registry.live()}
+    strangers = context.tables.sessions() - live
+    for cgroup_id in strangers:
+        context.tables.remove(cgroup_id)
+    return len(strangers) + context.tables.remove_leftovers()
+
+
+def strangers(context: Context) -> list[Cgroup]:
+    """Cgroups under the instance that no live session has."""
+    live = {session.cgroup for session in context.registry.live()}
+    folders: Iterable[Path] = instance_root(context.config.instance).iterdir()
+    return [Cgroup(path) for path in folders if path.is_dir() and str(path) not in live]
+
+
+async def remove_cgroup(cgroup: Cgroup) -> None:
+    """Kill what a lost session left; the kernel refuses it everything, since it has no row."""
+
+    def remove() -> None:
+        cgroup.freeze()
+        sockdiag.destroy_sockets(cgroup.id)
+        cgroup.kill()
+        cgroup.wait("populated", False, EMPTY_SECONDS)
+        cgroup.remove()
+
+    try:
+        await asyncio.to_thread(remove)
+    except OSError as error:
+        print(f"ri-monitord: cannot remove {cgroup.path}: {error}", file=sys.stderr)

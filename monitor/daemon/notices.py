@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent's user is told while it runs: refusals, on the launcher's standard error.
+
+A notice is a courtesy. It is sent without waiting, at most one a second for each session, and what
+does not fit is counted or dropped; the record in the audit log is what counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from dataclasses import dataclass, field
+
+from monitor.audit.record import printable
+from monitor.launch import protocol
+from monitor.policy.action import Verb
+from monitor.session.session import Session
+
+INTERVAL_SECONDS = 1.0
+# (verb, object) pairs remembered for each session; further ones are counted only.
+REMEMBERED = 1024
+LONGEST = 1000
+
+
+@dataclass(slots=True)
+class _Line:
+    """One session's lifeline and what was said on it."""
+
+    connection: socket.socket
+    told: set[tuple[Verb, str]] = field(default_factory=set)
+    next: float = 0.0
+    left_out: int = 0
+
+
+class Notices:
+    """The lifelines of all sessions; none is ever waited for."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, _Line] = {}
+
+    def attach(self, session: str, connection: socket.socket) -> None:
+        self._lines[session] = _Line(connection)
+
+    def denied(self, session: str, verb: Verb, object_: str, reason: str) -> None:
+        """Tell of a refusal, the first time that this session meets it."""
+        line = self._lines.get(session)
+        if line is None or (verb, object_) in line.told:
+            return
+        now = time.monotonic()
+        if len(line.told) >= REMEMBERED or now < line.next:
+            line.left_out += 1
+            return
+        line.told.add((verb, object_))
+        line.next = now + INTERVAL_SECONDS
+        more = f" ({line.left_out} more were refused before)" if line.left_out else ""
+        line.left_out = 0
+        _send(line.connection, f"denied {verb.value} {object_}: {reason}{more}")
+
+    def end(self, session: Session) -> None:
+        """Say why the session ended, and close its lifeline."""
+        line = self._lines.pop(session.id, None)
+        if line is None:
+            return
+        if session.why:
+            _send(line.connection, f"session ended: {session.why}")
+        with contextlib.suppress(OSError):
+            line.connection.shutdown(socket.SHUT_RDWR)
+
+
+def _send(connection: socket.socket, text: str) -> None:
+    # What an agent put into a name must not act on its user's terminal.
+    line = printable(text[:LONGEST]).encode("utf-8", "replace")
+    message = protocol.encode(protocol.NOTICE, ("text", line))
+    with contextlib.suppress(OSError):
+        connection.send(message, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker: sessions, records, API. The keeper starts it, and starts the next when it dies.
+
+`python -P -m monitor.daemon.worker CONFIG_JSON`. Exit status: 0 it was told to stop; 1 this host
+lacks what is needed, or a file cannot be used (standard error says which); 3 the keeper is gone.
+
+Told to stop, it ends every session first: with the daemon goes the keeper and with that their
+lifelines, so nobody would watch over them, and what they did would stay unrecorded. Killed, it
+leaves them running and confined; the next worker finds them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import sys
+import time
+
+from monitor import __version__
+from monitor.daemon import adoption, facts, pins
+from monitor.daemon.config import Config
+from monitor.daemon.context import Context
+from monitor.daemon.kept import API_LISTENER, LAUNCH_LISTENER, Kept
+from monitor.daemon.tables import KernelTables
+from monitor.kernel import features
+from monitor.policy.action import Verb
+from monitor.session.registry import Registry
+
+REGISTRY = "state.db"
+AUDIT = "audit.db"
+# How exact a gap in the log is dated, and how late after its expiry a session is ended.
+TICK_SECONDS = 0.25
+# The keeper kills after five.
+STOP_SECONDS = 4.0
+KEEPER_GONE = 3
+
+
+class CannotStart(Exception):
+    """What the daemon needs is not there; one line for each thing, with what to do about it."""
+
+
+class Worker:
+    """One worker, from opening everything to the end."""
+
+    def __init__(self, config: Config, kept: Kept) -> None:
+        self.config = config
+        self.kept = kept
+        self._stop = asyncio.Event()
+        self._status = 0
+        self._said = ""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Open everything that lies on disk and in the kernel. CannotStart."""
+        from monitor.audit.store import Store, StoreError
+        from monitor.daemon.recording import Recording
+        from monitor.daemon.ring import RingReader
+        from monitor.daemon.sessions import Sessions
+
+        config = self.config
+        try:
+            found = features.probe(pins.unix_hooks(config.instance))
+        except FileNotFoundError as error:
+            raise CannotStart(error.strerror) from error
+        lacking = features.problems(found)
+        if lacking:
+            raise CannotStart("\n".join(lacking))
+        tables, reader = KernelTables(config.instance), RingReader(config.instance)
+        try:
+            tables.open()
+            registry = Registry(config.state / REGISTRY)
+            store = Store(config.state / AUDIT)
+        except sqlite3.Error as error:
+            raise CannotStart(f"cannot use {config.state / REGISTRY}: {error}") from error
+        except (OSError, StoreError) as error:
+            raise CannotStart(str(error)) from error
+        host = facts.host_features(found)
+        self.context = Context(config, found, host, self.kept, tables, registry)
+        self.context.sessions = Sessions(self.context)
+        self.context.recording = Recording(self.context, reader, store)
+        try:
+            reader.open()
+        except OSError as error:
+            raise CannotStart(f"cannot read the probes' rings: {error}") from error
+
+    async def run(self) -> int:
+        """Adopt, serve, and at the end stop; the exit status."""
+        from monitor.daemon.api import Api
+        from monitor.daemon.launching import Launching
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self._stop.set)
+        loop.add_reader(self.kept.fileno(), self._keeper_gone)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper tells
+        self._record_start()
+        kept = await self._fetch(loop)
+        listeners = {
+            name: socket.socket(fileno=kept.pop(name)) for name in (API_LISTENER, LAUNCH_LISTENER)
+        }
+        adopted = adoption.adopt(self.context, kept)
+        launcher = Launching(self.context)
+        for session, why in adopted.ending:
+            self.context.sessions.end_soon(session, why)
+        for session, lifeline in adopted.running:
+            self.context.sessions.notices.attach(session.id, lifeline)
+            self._spawn(launcher.adopt(session, lifeline))
+        self._spawn(self.context.recording.run())
+        api = Api(self.context, self.config.state / AUDIT)
+        await api.serve(listeners[API_LISTENER])
+        self._spawn(launcher.serve(listeners[LAUNCH_LISTENER]))
+        self._tick()
+        self.kept.ready()
+        self._spawn(self._ticking())
+        self._spawn(self._clear())
+        await self._stop.wait()
+        await self._end(api)
+        return self._status
+
+    async def _fetch(self, loop: asyncio.AbstractEventLoop) -> dict[str, int]:
+        loop.remove_reader(self.kept.fileno())
+        kept = self.kept.fetch()
+        loop.add_reader(self.kept.fileno(), self._keeper_gone)
+        return kept
+
+    def _record_start(self) -> None:
+        recording = self.context.recording
+        # Absent: the last worker was told to stop, and nothing ran since.
+        with contextlib.suppress(FileNotFoundError):
+            since = self.config.alive.stat().st_mtime
+            gap = {"from": since, "to": time.time()}
+            reason = "no daemon was reading records in between; the kernel enforced all the while"
+            recording.daemon_record(None, Verb.DAEMON_GAP, "daemon", gap, reason=reason)
+        details = {"pid": os.getpid(), "kernel": facts.host_facts().kernel}
+        recording.daemon_record(None, Verb.DAEMON_START, __version__, details, pid=os.getpid())
+
+    async def _clear(self) -> None:
+        """What can wait until all is served: leftovers, and imports that the first session needs."""
+        adoption.remove_rows(self.context)
+        for cgroup in adoption.strangers(self.context):
+            await adoption.remove_cgroup(cgroup)
+        self.context.registry.prune()
+        await asyncio.to_thread(_warm_up)
+        self.context.sessions.admission.reload()
+        if self.context.sessions.admission.problem:
+            print(f"ri-monitord: {self.context.sessions.admission.problem}", file=sys.stderr)
+
+    async def _ticking(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._tick()
+
+    def _tick(self) -> None:
+        context = self.context
+        try:
+            self.config.alive.touch(mode=0o600)
+        except OSError as error:
+            self._say(f"cannot touch {self.config.alive}: {error}")
+        context.sessions.expire()
+        context.registry.save()
+        problem = context.recording.problem or context.registry.problem
+        self._say(
+            f"{len(context.registry.live())} sessions"
+            + (f"; the audit log or state cannot be written: {problem}" if problem else "")
+        )
+
+    def _say(self, text: str) -> None:
+        """Tell the service manager, where it is news."""
+        if text != self._said:
+            self._said = text
+            with contextlib.suppress(OSError):
+                self.kept.status(text)
+
+    def _keeper_gone(self) -> None:
+        """Another daemon may start at once, so this one must not go on writing."""
+        print("ri-monitord: the keeper is gone", file=sys.stderr)
+        self.context.recording.flush()
+        os._exit(KEEPER_GONE)
+
+    async def _end(self, api: object) -> None:
+        from monitor.daemon.api import Api
+
+        assert isinstance(api, Api)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.context.sessions.stop(), STOP_SECONDS)
+        if not self.context.registry.live():
+            self.config.alive.unlink(missing_ok=True)
+        await api.close()
+        for task in self._tasks:
+            task.cancel()
+        self.context.recording.drain()
+        self.context.recording.flush()
+        self.context.recording.store.close()
+        self.context.registry.close()
+
+    def _spawn(self, action: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(action)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        """A part that fails takes the worker with it: the next one starts from what is certain."""
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a part of the worker failed", "exception": task.exception()}
+            )
+            self._status = 1
+            self._stop.set()
+
+
+def _warm_up() -> None:
+    """Import what the first session needs: pydantic and YAML cost 150 ms."""
+    import monitor.policy.compile
+    import monitor.profile.catalog
+    import monitor.profile.load  # noqa: F401
+
+
+async def _main(config: Config, kept: Kept) -> int:
+    worker = Worker(config, kept)
+    worker.open()
+    return await worker.run()
+
+
+def main() -> int:
+    config = Config.from_json(sys.argv[1])
+    os.umask(0o077)
+    try:
+        return asyncio.run(_main(config, Kept.from_environment()))
+    except CannotStart as error:
+        for line in str(error).splitlines():
+            print(f"ri-monitord: {line}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
