@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launcher while CMD runs: passes signals on, prints notices, returns CMD's exit status.
+
+CMD stays in the launcher's process group, so that a terminal's signals reach both: the kernel has
+already given CMD its own, and only those that a process sent to the launcher alone are passed on
+(si_code <= 0, sigaction(2)). When CMD stops, the launcher stops with it, and the shell that
+started it takes the terminal back; its SIGCONT wakes both.
+"""
+
+import _signal  # type: ignore[import-not-found]
+import _socket
+import os
+import select
+
+from monitor.launch import kernel, protocol
+from monitor.launch.child import STARTING
+from monitor.launch.failure import REFUSED, printable
+from monitor.launch.protocol import ProtocolError
+
+SIGNALLED = 128  # added to the number of the signal that ended CMD
+# Sent by the kernel for what the process itself did: blocking them would change that.
+FAULTS = {
+    _signal.SIGSEGV,
+    _signal.SIGBUS,
+    _signal.SIGFPE,
+    _signal.SIGILL,
+    _signal.SIGTRAP,
+    _signal.SIGSYS,
+    _signal.SIGABRT,
+}
+# They end a launch that is still under way.
+CANCELLING = {_signal.SIGINT, _signal.SIGQUIT, _signal.SIGHUP, _signal.SIGTERM}
+
+
+def blocked_signals() -> "set[int]":
+    """What the launcher takes from its signal descriptor instead of being interrupted."""
+    return set(_signal.valid_signals()) - FAULTS - {_signal.SIGKILL, _signal.SIGSTOP}
+
+
+class Lifeline:
+    """Waits for one child: never for any other process that may become one."""
+
+    def __init__(self, connection: _socket.socket, child: int, report: int) -> None:
+        self.connection: _socket.socket | None = connection
+        self.child = child
+        self.report: int | None = report
+        self.reported = b""
+        self.cancelled = 0
+        self.signals = kernel.signal_descriptor(blocked_signals())
+        self.status: int | None = None
+
+    @property
+    def launching(self) -> bool:
+        return self.report is not None
+
+    def run(self) -> int:
+        """Until CMD has ended; the exit status."""
+        while self.status is None:
+            poll = select.poll()
+            poll.register(self.signals, select.POLLIN)
+            if self.report is not None:
+                poll.register(self.report, select.POLLIN)
+            elif self.connection is not None:
+                # Before that, what comes is for the child.
+                poll.register(self.connection.fileno(), select.POLLIN)
+            for descriptor, _events in poll.poll():
+                if descriptor == self.signals:
+                    self.take_signals()
+                elif descriptor == self.report:
+                    self.take_report()
+                else:
+                    self.take_notices()
+        while self.report is not None:
+            self.take_report()
+        self.take_notices()
+        return self.outcome(self.status)
+
+    def outcome(self, status: int) -> int:
+        """The exit status for a wait status."""
+        failure = self.reported.removeprefix(STARTING)
+        if failure:
+            code, reason, hint = (failure.split(b"\0") + [b"", b""])[:3]
+            say(os.fsdecode(reason), os.fsdecode(hint))
+            return int(code)
+        if self.cancelled:
+            return SIGNALLED + self.cancelled
+        if not self.reported:
+            say("the launch was ended before CMD started")
+            return REFUSED
+        if os.WIFSIGNALED(status):
+            return SIGNALLED + os.WTERMSIG(status)
+        return os.WEXITSTATUS(status)
+
+    # -- what comes in -------------------------------------------------------------------------
+
+    def take_report(self) -> None:
+        """What the child reports; its end means that CMD runs, or that there is none."""
+        assert self.report is not None
+        data = os.read(self.report, 4096)
+        if data:
+            self.reported += data
+            return
+        os.close(self.report)
+        self.report = None
+        if self.reported == STARTING:
+            # They are CMD's now: who reads what it writes must see the end when CMD closes it.
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, 0)
+            os.dup2(null, 1)
+            os.close(null)
+
+    def take_signals(self) -> None:
+        try:
+            data = os.read(self.signals, kernel.SIGNALFD_SIGINFO * 16)
+        except BlockingIOError:
+            return
+        for at in range(0, len(data), kernel.SIGNALFD_SIGINFO):
+            # ssi_signo, ssi_errno, ssi_code: 32 bits each.
+            number = int.from_bytes(data[at : at + 4], "little")
+            code = int.from_bytes(data[at + 8 : at + 12], "little", signed=True)
+            if number == _signal.SIGCHLD:
+                self.reap()
+            elif self.launching and number in CANCELLING:
+                self.cancelled = number
+                self.kill(_signal.SIGKILL)
+            elif code <= 0 or number == _signal.SIGHUP and os.getsid(0) == os.getpid():
+                # The hang-up of a terminal comes to the session's leader alone.
+                self.pass_on(number)
+
+    def pass_on(self, number: int) -> None:
+        if number == _signal.SIGCONT:
+            self.give_terminal()
+        self.kill(number)
+
+    def kill(self, number: int) -> None:
+        """Signal the child; it is ours until it has been waited for, so the pid is its own."""
+        if self.status is None:
+            try:
+                os.kill(self.child, number)
+            except PermissionError:
+                return  # it has become another user's
+
+    def reap(self) -> None:
+        if self.status is not None:
+            return
+        pid, status = os.waitpid(self.child, os.WNOHANG | os.WUNTRACED)
+        if pid == 0:
+            return
+        if os.WIFSTOPPED(status):
+            self.stop()
+        else:
+            self.status = status
+
+    def take_notices(self) -> None:
+        """Print what the daemon says; without it the session goes on."""
+        while self.connection is not None:
+            try:
+                data = self.connection.recv(protocol.MAXIMUM, _socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                self.connection.close()
+                self.connection = None
+                return
+            try:
+                text = protocol.decode(data).expect(protocol.NOTICE).one("text")
+            except ProtocolError:
+                continue
+            say(os.fsdecode(text))
+
+    # -- job control ---------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Stop with CMD, where there is a shell that can wake both: one with a terminal."""
+        terminal = open_terminal()
+        if terminal is None:
+            return
+        os.close(terminal)
+        if _signal.SIGCONT not in _signal.sigpending():
+            os.kill(os.getpid(), _signal.SIGSTOP)
+
+    def give_terminal(self) -> None:
+        """A CMD with a process group of its own (a shell) gets the terminal that we were given."""
+        terminal = open_terminal()
+        if terminal is None:
+            return
+        try:
+            group = os.getpgid(self.child)
+            if group != os.getpgrp() == os.tcgetpgrp(terminal):
+                os.tcsetpgrp(terminal, group)
+        except OSError:
+            return  # it has just ended, or the terminal hung up
+        finally:
+            os.close(terminal)
+
+
+def open_terminal() -> int | None:
+    """The controlling terminal, None where there is none."""
+    try:
+        return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+
+
+def say(text: str, hint: str = "") -> None:
+    """One line on stderr. Never waits: signals must be passed on while nobody reads."""
+    poll = select.poll()
+    poll.register(2, select.POLLOUT)
+    line = f"ri-exec: {printable(text)}\n" + (f"hint: {printable(hint)}\n" if hint else "")
+    try:
+        if poll.poll(0):
+            os.write(2, os.fsencode(line))
+    except OSError:
+        return
