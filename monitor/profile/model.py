@@ -3,7 +3,7 @@
 
 Nothing listed is denied; an empty list denies all; deny beats ask beats allow. Every model refuses
 unknown keys. A rule is a string, or a mapping where it needs more than its text; each rule keeps
-the place it came from (`origin`), put there by `load.py`.
+the place it came from (`position`), put there by `load.py`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
 class Model(BaseModel):
@@ -27,11 +30,24 @@ class Position(Model):
     column: int
 
 
+# Put there by load.py; not a key of the file.
+Origin = Annotated[Position | None, Field(exclude=True)]
+
+
+def _says(description: str) -> FieldInfo:
+    # pydantic's Field() is typed as whatever it is assigned to; in Annotated it is a FieldInfo.
+    made: FieldInfo = Field(description=description)
+    return made
+
+
 class PathRule(Model):
     """A path: absolute or starting with a variable. `DIR/**` means DIR and all beneath it."""
 
-    path: str
-    position: Position | None = Field(default=None, exclude=True)
+    path: Annotated[str, _says("Absolute, or beginning with {workspace} or {home}.")]
+    position: Origin = None
+
+
+Paths = tuple[PathRule, ...]
 
 
 class FilesSection(Model):
@@ -41,12 +57,14 @@ class FilesSection(Model):
     writing) also take globs, for what exists at launch. `ask` is enforced by a later release.
     """
 
-    read: tuple[PathRule, ...] = ()
-    write: tuple[PathRule, ...] = ()
-    execute: tuple[PathRule, ...] = ()
-    deny: tuple[PathRule, ...] = ()
-    read_only: tuple[PathRule, ...] = ()
-    ask: tuple[PathRule, ...] = ()
+    read: Annotated[Paths, _says("May be read, and folders listed: PATH or DIR/**.")] = ()
+    write: Annotated[
+        Paths, _says("May be written, made, renamed and removed: PATH or DIR/**. Not read.")
+    ] = ()
+    execute: Annotated[Paths, _says("May be run as a program: PATH or DIR/**. Not read.")] = ()
+    deny: Annotated[Paths, _says("No access at all, for what exists at launch; globs.")] = ()
+    read_only: Annotated[Paths, _says("No writing, for what exists at launch; globs.")] = ()
+    ask: Annotated[Paths, _says("Held until a person answers: a later release.")] = ()
 
 
 class NetworkRule(Model):
@@ -56,40 +74,50 @@ class NetworkRule(Model):
     in place of ADDRESS is enforced by a later release.
     """
 
-    to: str
-    position: Position | None = Field(default=None, exclude=True)
+    to: Annotated[str, _says("ADDRESS[/PREFIX]:PORTS[/PROTOCOL]; `any` is every address.")]
+    position: Origin = None
 
 
 class UnixRule(Model):
     """An absolute path of a unix socket, or `@name` for an abstract one."""
 
-    path: str
-    position: Position | None = Field(default=None, exclude=True)
+    path: Annotated[str, _says("Absolute, or beginning with a variable; or @NAME.")]
+    position: Origin = None
 
 
 class NetworkSection(Model):
     """Where the agent may connect, send, bind and listen. `ask` is enforced by a later release."""
 
-    connect: tuple[NetworkRule, ...] = ()
-    bind: tuple[NetworkRule, ...] = ()
-    deny: tuple[NetworkRule, ...] = ()
-    ask: tuple[NetworkRule, ...] = ()
-    unix: tuple[UnixRule, ...] = ()
+    connect: Annotated[
+        tuple[NetworkRule, ...], _says("May be connected to, and datagrams sent to.")
+    ] = ()
+    bind: Annotated[
+        tuple[NetworkRule, ...], _says("Own addresses and ports that may be bound and listened on.")
+    ] = ()
+    deny: Annotated[tuple[NetworkRule, ...], _says("Taken away from `connect` and `bind`.")] = ()
+    ask: Annotated[
+        tuple[NetworkRule, ...], _says("Held until a person answers: a later release.")
+    ] = ()
+    unix: Annotated[tuple[UnixRule, ...], _says("Unix sockets that may be connected to.")] = ()
 
 
 class ExecRule(Model):
     """A program by path; with `args`, only calls whose arguments match (a later release)."""
 
-    path: str
-    args: tuple[str, ...] | None = None
-    position: Position | None = Field(default=None, exclude=True)
+    path: Annotated[str, _says("Absolute, or beginning with {workspace} or {home}; globs.")]
+    args: Annotated[
+        tuple[str, ...] | None, _says("Patterns of its arguments: a later release.")
+    ] = None
+    position: Origin = None
 
 
 class ExecSection(Model):
     """Programs taken away from what `files.execute` grants, whatever name they are started by."""
 
-    deny: tuple[ExecRule, ...] = ()
-    ask: tuple[ExecRule, ...] = ()
+    deny: Annotated[tuple[ExecRule, ...], _says("May not be run, under any name.")] = ()
+    ask: Annotated[
+        tuple[ExecRule, ...], _says("Held until a person answers: a later release.")
+    ] = ()
 
 
 class SyscallsSection(Model):
@@ -99,9 +127,16 @@ class SyscallsSection(Model):
     `deny` refuses further system calls by name.
     """
 
-    preset: Literal["standard", "strict"] = "standard"
-    allow: tuple[Literal["sysv-ipc"], ...] = ()
-    deny: tuple[str, ...] = ()
+    preset: Annotated[
+        Literal["standard", "strict"], _says("`standard` is the floor; `strict` refuses more.")
+    ] = "standard"
+    allow: Annotated[
+        tuple[Literal["sysv-ipc"], ...], _says("Groups of the floor that are opened again.")
+    ] = ()
+    deny: Annotated[tuple[str, ...], _says("Further system calls to refuse, by name.")] = ()
+
+
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class LimitsSection(Model):
@@ -111,29 +146,45 @@ class LimitsSection(Model):
     by a later release.
     """
 
-    ttl: str | None = None
-    processes: Annotated[int, Field(ge=1)] | None = None
-    open_files: Annotated[int, Field(ge=16)] | None = None
-    memory: str | None = None
-    connects_per_minute: int | None = None
-    execs_per_minute: int | None = None
-    deletes_per_minute: int | None = None
-    egress_bytes: str | None = None
+    ttl: Annotated[str | None, _says("How long a session lasts: 90s, 30m, 8h, 7d.")] = None
+    processes: Annotated[
+        Annotated[int, Field(ge=1, le=4_194_304)] | None,  # PID_MAX_LIMIT of linux/threads.h
+        _says("Processes and threads at a time."),
+    ] = None
+    open_files: Annotated[
+        Annotated[int, Field(ge=16, le=1_048_576)] | None,  # fs.nr_open as the kernel sets it
+        _says("Open files of one process (RLIMIT_NOFILE)."),
+    ] = None
+    memory: Annotated[str | None, _says("Memory of all its processes together: 512M, 2G.")] = None
+    connects_per_minute: Annotated[Count | None, _says("A later release.")] = None
+    execs_per_minute: Annotated[Count | None, _says("A later release.")] = None
+    deletes_per_minute: Annotated[Count | None, _says("A later release.")] = None
+    egress_bytes: Annotated[str | None, _says("A later release.")] = None
 
 
 class EnvironmentSection(Model):
     """Environment of CMD. `keep` and `scrub` are globs on names; `scrub` wins; then `set`."""
 
-    keep: tuple[str, ...] = ()
-    scrub: tuple[str, ...] = ()
-    set: dict[str, str] = Field(default_factory=dict)
+    keep: Annotated[tuple[str, ...], _says("Names that stay: PATH, LC_*.")] = ()
+    scrub: Annotated[tuple[str, ...], _says("Names that go, even where `keep` says stay.")] = ()
+    set: Annotated[
+        dict[str, str], _says("Names that get a value; {workspace} and the like are filled in.")
+    ] = Field(default_factory=dict)
 
 
 class AuditSection(Model):
-    """`records`: the first occurrence and counts, or every one. `required`: no audit, no running."""
+    """`records`: the first occurrence and counts, or every one.
 
-    records: Literal["first", "every"] = "first"
-    required: bool = False
+    `required`: no audit, no running.
+    """
+
+    records: Annotated[
+        Literal["first", "every"],
+        _says("Allowed actions: the `first` of its kind and a count, or `every` one."),
+    ] = "first"
+    required: Annotated[
+        bool, _says("The session is frozen while its records cannot be written.")
+    ] = False
 
 
 class Profile(Model):
@@ -143,12 +194,19 @@ class Profile(Model):
     an action must be allowed by this profile *and* by the one it extends; a section that is absent
     here is taken over from it. `may_lack` names controls a host may be without ("view"), instead
     of refusing the session.
+
+    `places` says where each key and list item stands (`limits.ttl`, `include[0]`); load.py fills
+    it.
     """
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-    description: str = ""
-    extends: str | None = None
-    include: tuple[str, ...] = ()
+    name: Annotated[
+        str,
+        Field(pattern=NAME_PATTERN),
+        _says("As in the file's name: NAME.yaml; lower-case letters, digits, '.', '_' and '-'."),
+    ]
+    description: Annotated[str, _says("One sentence for people.")] = ""
+    extends: Annotated[str | None, _says("The profile that this one narrows.")] = None
+    include: Annotated[tuple[str, ...], _says("Profiles whose rules are added to these.")] = ()
     files: FilesSection | None = None
     network: NetworkSection | None = None
     exec: ExecSection | None = None
@@ -156,5 +214,10 @@ class Profile(Model):
     limits: LimitsSection | None = None
     environment: EnvironmentSection | None = None
     audit: AuditSection | None = None
-    run_as: Literal["user", "root"] = "user"
-    may_lack: tuple[Literal["view"], ...] = ()
+    run_as: Annotated[
+        Literal["user", "root"], _says("`root`: a session that root starts stays root.")
+    ] = "user"
+    may_lack: Annotated[
+        tuple[Literal["view"], ...], _says("Controls this profile does without where need be.")
+    ] = ()
+    places: Annotated[dict[str, Position], Field(exclude=True)] = Field(default_factory=dict)
