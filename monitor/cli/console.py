@@ -34,7 +34,14 @@ STYLES = {
 
 
 def prepare() -> None:
-    """Make the standard streams take every text, whatever the locale's encoding."""
+    """Make the standard streams take every text, whatever the locale's encoding.
+
+    One that was closed by whoever started us becomes the null device: Python has None there.
+    """
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -55,10 +62,7 @@ def _escape(character: str) -> str:
 
 
 def is_terminal() -> bool:
-    try:
-        return sys.stdout.isatty()
-    except ValueError:
-        return False
+    return sys.stdout.isatty()
 
 
 def colourful() -> bool:

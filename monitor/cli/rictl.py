@@ -79,8 +79,7 @@ def main() -> int:
     if COMPLETION_VARIABLE in os.environ:
         return _complete()
     try:
-        status = _run(sys.argv[1:])
-        console.flush()
+        return _run(sys.argv[1:])
     except CommandError as error:
         console.failure(str(error), error.hint)
         return error.status
@@ -89,12 +88,13 @@ def main() -> int:
     except KeyboardInterrupt:
         return _end_by(signal.SIGINT)
     except OSError as error:
-        console.failure(str(error))
+        _discard()
+        what = f" {os.fsdecode(error.filename)}" if isinstance(error.filename, str | bytes) else ""
+        console.failure(f"cannot go on{what}: {error.strerror or error}")
         return REFUSED
     except Exception as error:  # noqa: BLE001
         console.failure(_defect(error), "please report this with the command and `rictl --version`")
         return REFUSED
-    return status
 
 
 def _run(arguments: list[str]) -> int:
@@ -103,6 +103,7 @@ def _run(arguments: list[str]) -> int:
         with command.make_context("rictl", arguments) as context:
             command.invoke(context)
     except typer.Exit as end:
+        console.flush()
         return end.exit_code
     except typer.TyperException as error:
         where = getattr(error, "ctx", None)
@@ -114,6 +115,7 @@ def _run(arguments: list[str]) -> int:
             path = where.command_path if where is not None else "rictl"
             console.failure(message, f"`{path} --help` shows what there is")
         return error.exit_code
+    console.flush()
     return 0
 
 
@@ -133,11 +135,19 @@ def _complete() -> int:
 
 def _end_by(number: signal.Signals) -> int:
     """End as the signal would have ended us, so that the shell sees it; the status if it cannot."""
-    # What is still in the buffer cannot be written: do not let the exit try.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _discard()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number
+
+
+def _discard() -> None:
+    """Give up what is still in the buffer, so that the exit does not fail by it once more."""
+    try:
+        number = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 def _defect(error: Exception) -> str:
