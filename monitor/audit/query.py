@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from monitor.policy.action import Verb, Verdict
@@ -15,7 +16,7 @@ COMMON_VERB = Verb.FILE_OPEN
 class Query:
     """Filters, all of which a record must pass; None and 0 let everything pass.
 
-    `session` is the whole id, `agent` a shell glob on the agent's name, `since` Unix seconds,
+    `session` is the whole id, `sessions` all those that may be seen, `agent` a shell glob on the agent's name, `since` Unix seconds,
     `after` the id of the last record that is known already. Of what passes, the oldest `limit`
     records are given, or the newest (`newest`); in both cases oldest first.
     """
@@ -28,6 +29,7 @@ class Query:
     after: int = 0
     limit: int = 1000
     newest: bool = False
+    sessions: frozenset[str] | None = None
 
 
 def select(query: Query) -> tuple[str, list[str | float | int]]:
@@ -41,6 +43,12 @@ def select(query: Query) -> tuple[str, list[str | float | int]]:
 
     if query.session is not None:
         where("actor IN (SELECT id FROM actors WHERE session = ?)", query.session)
+    if query.sessions is not None:
+        # As one JSON parameter: their number is not bounded as that of parameters is.
+        where(
+            "actor IN (SELECT id FROM actors WHERE session IN (SELECT value FROM json_each(?)))",
+            json.dumps(sorted(query.sessions)),
+        )
     if query.agent is not None:
         where("actor IN (SELECT id FROM actors WHERE agent GLOB ?)", query.agent)
     if query.verdict is not None:

@@ -103,6 +103,19 @@ class Reader:
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the audit log {self.path}: {error}") from error
 
+    def counts(self, session: str, last: int) -> dict[str, int]:
+        """How many actions of a session got which verdict, in the records up to `last`."""
+        try:
+            rows = self._database.execute(
+                f"SELECT verdict, sum(body ->> '$[{canonical.FIELDS.index('count')}]')"  # noqa: S608
+                " FROM records WHERE actor IN (SELECT id FROM actors WHERE session = ?)"
+                " AND id <= ? GROUP BY verdict",
+                (session, last),
+            )
+            return dict(rows.fetchall())
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the audit log {self.path}: {error}") from error
+
     def verify(self) -> Verification:
         """Check every record and the head; reads the whole log."""
         return check(self._database, self.path)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import array
 import errno
+import os
+import select
 import socket
 import struct
 from dataclasses import dataclass
 
 SO_PEERGROUPS = 59
+SO_PEERPIDFD = 77  # Linux kernel commit 7b26952a91cf (in v6.5)
 UCRED = struct.Struct("=iII")
 FIRST_GUESS = 64  # supplementary groups
 
@@ -37,6 +40,21 @@ def peer_of(connection: socket.socket) -> Peer:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
     pid, uid, gid = UCRED.unpack(credentials)
     return Peer(pid, uid, gid, _groups(connection))
+
+
+def gone(connection: socket.socket) -> bool:
+    """Whether the process that connected has exited, so that its number may be another's by now.
+
+    False also where the kernel cannot tell (before Linux 6.5).
+    """
+    try:
+        fd = connection.getsockopt(socket.SOL_SOCKET, SO_PEERPIDFD)
+    except OSError as error:
+        return error.errno == errno.ESRCH
+    try:
+        return bool(select.select([fd], [], [], 0)[0])
+    finally:
+        os.close(fd)
 
 
 def _groups(connection: socket.socket) -> tuple[int, ...]:

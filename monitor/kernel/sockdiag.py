@@ -116,3 +116,16 @@ def destroy_sockets(cgroup: int) -> int:
                 for identity in identities:
                     destroyed += _destroy(diag, family, protocol, identity)
     return destroyed
+
+
+def can_destroy() -> bool:
+    """Whether this kernel destroys sockets on request (CONFIG_INET_DIAG_DESTROY)."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
+        diag.bind((0, 0))
+        request = REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, ALL_STATES)
+        # No socket has port 0 on both sides, so there is nothing to find.
+        _send(diag, SOCK_DESTROY, NLM_F_ACK, request + bytes(SOCKET_ID_SIZE))
+        for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
+            if kind == NLMSG_ERROR:
+                return struct.unpack_from("=i", body)[0] == -errno.ENOENT
+    return False

@@ -12,13 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from monitor.identity import chain as chains
 from monitor.policy import plan_json
+from monitor.policy.plan import Plan
 from monitor.session.session import Hold, Session, State
 
 KEEP_ENDED = 1000
@@ -145,9 +147,16 @@ class Registry:
         """Sessions that have not ended, oldest first."""
         return tuple(self._live.values())
 
-    def ended(self) -> tuple[Session, ...]:
-        """Sessions that have, as far as they are kept, oldest first."""
-        return tuple(self._load("state = ?", State.ENDED.value))
+    def ended(self, reference: str = "") -> tuple[Session, ...]:
+        """Sessions that have, as far as they are kept, oldest first; those `reference` may mean."""
+        return tuple(self._load("state = ? AND instr(id, ?)", State.ENDED.value, reference))
+
+    def ids_of(self, uid: int) -> frozenset[str]:
+        """Ids of all sessions, ended ones too, on behalf of the principal with this user id."""
+        rows = self._database.execute(
+            "SELECT id FROM sessions WHERE json_extract(body, '$.chain.principal.uid') = ?", (uid,)
+        )
+        return frozenset(row[0] for row in rows)
 
     def find(self, reference: str, candidates: Iterable[Session]) -> Session:
         """The one of `candidates` whose id starts or ends with `reference`."""
@@ -185,7 +194,9 @@ class Registry:
             " FROM sessions JOIN plans ON plans.digest = sessions.plan"
             f" WHERE {condition} ORDER BY sessions.id"  # `condition` is ours
         )
-        return [_session(row) for row in self._database.execute(query, values)]
+        # Sessions of one profile mostly share their plan, which is the expensive part.
+        plans = lru_cache(None)(plan_json.from_json)
+        return [_session(row, plans) for row in self._database.execute(query, values)]
 
 
 def _changing(session: Session) -> tuple[str, str | None, int | None, float | None, str]:
@@ -193,14 +204,14 @@ def _changing(session: Session) -> tuple[str, str | None, int | None, float | No
     return session.state.value, hold, session.pid, session.ended, session.why
 
 
-def _session(row: tuple[Any, ...]) -> Session:
+def _session(row: tuple[Any, ...], plans: Callable[[str], Plan]) -> Session:
     identity, body, plan, state, hold, pid, ended, why = row
     fixed = json.loads(body)
     fixed["chain"] = chains.from_json(fixed["chain"])
     fixed["policies"] = tuple(fixed["policies"])
     return Session(
         id=identity,
-        plan=plan_json.from_json(plan),
+        plan=plans(plan),
         state=State(state),
         hold=Hold(hold) if hold else None,
         pid=pid,
