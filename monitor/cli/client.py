@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from monitor.cli.failure import CommandError, UnreachableError
+from monitor.cli.failure import CommandError, UnreachableError, UsageError
 
 if TYPE_CHECKING:
     from http.client import HTTPConnection, HTTPResponse
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 DEFAULT_SOCKET = "/run/ri/ri.sock"
 SOCKET_VARIABLE = "RI_SOCKET"
 ANSWER_SECONDS = 60.0
-FAILURE = 400  # HTTP statuses from here on are failures
+# HTTP statuses from here on are failures; this one says that the question was wrong.
+FAILURE = MISUNDERSTOOD = 400
 CONNECT_HINTS = {
     errno.ENOENT: "start the daemon (systemctl start ri-monitord), or name its socket with"
     f" --socket or {SOCKET_VARIABLE}",
@@ -183,8 +184,9 @@ def _refusal(status: int, data: bytes) -> CommandError:
     """The error that the daemon answered with."""
     import json
 
+    kind = UsageError if status == MISUNDERSTOOD else CommandError
     try:
         answer = json.loads(data)
-        return CommandError(str(answer["error"]), str(answer.get("hint") or ""))
+        return kind(str(answer["error"]), str(answer.get("hint") or ""))
     except (ValueError, KeyError, TypeError, AttributeError):
         return CommandError(f"the daemon answered with HTTP status {status} and no reason")

@@ -19,14 +19,18 @@ SHOWN = 100  # of the newest, where nothing says how many
 FOLLOWED = 10
 RECONNECT_SECONDS = 10.0
 VERIFY_SECONDS = 3600.0
-VERDICTS = ("allow", "deny", "ask", "kill", "would-deny")
 
 app = typer.Typer(invoke_without_command=True)
 
 
-def _verdict(value: str) -> str:
-    if value and value not in VERDICTS:
-        raise UsageError(f"{value!r} is not a verdict", f"one of {', '.join(VERDICTS)}")
+def _word(kind: str, value: str) -> str:
+    """`value`, which must be a verdict or a verb; UsageError lists them."""
+    if value:
+        from monitor.policy.action import Verb, Verdict
+
+        known = [each.value for each in (Verdict if kind == "verdict" else Verb)]
+        if value not in known:
+            raise UsageError(f"{value!r} is not a {kind}", f"one of {', '.join(known)}")
     return value
 
 
@@ -105,15 +109,15 @@ def log(
         return
     wanted: dict[str, str | int | float | None] = {
         "session": session,
-        "verdict": _verdict(verdict),
-        "verb": verb,
+        "verdict": _word("verdict", verdict),
+        "verb": _word("verb", verb),
         "agent": agent,
         "since": moment.parse(since) if since else None,
     }
     if limit is None and not since and (follow or not as_json):
         limit = FOLLOWED if follow else SHOWN
     show = console.json_line if as_json else _print
-    last = 0
+    last = _newest(daemon) if follow and limit == 0 else 0
     for record in _stored(daemon, wanted, limit):
         show(record)
         last = record["id"]
@@ -154,6 +158,12 @@ def _before_newest(daemon: Client, wanted: Parameters, limit: int) -> int:
         found += [record["id"] for record in answer["records"]]
         after = found[-1]
         del found[:-limit]
+
+
+def _newest(daemon: Client) -> int:
+    """The id of the newest record that the caller may see, 0 where there is none."""
+    records = daemon.get("/v1/records", {"limit": 1, "newest": 1})["records"]
+    return int(records[-1]["id"]) if records else 0
 
 
 def _followed(daemon: Client, wanted: Parameters, after: int) -> Iterator[dict[str, Any]]:

@@ -243,6 +243,27 @@ def test_log_follow_goes_on_where_a_restarted_daemon_left_it(api: FakeApi, rictl
     assert errors == b""
 
 
+def test_follow_may_start_with_what_comes_next(api: FakeApi, rictl: Rictl) -> None:
+    line = json.dumps(record(43)).encode() + b"\n"
+
+    def behaviour(_method: str, _path: str, query: dict[str, str], _body: Any) -> Any:
+        if "follow" in query:
+            return (200, line) if query["after"] == "42" else None
+        return 200, {"records": [record(42)]}
+
+    api.behaviour = behaviour
+    process = subprocess.Popen(
+        rictl.command("log", "-f", "--json", "--limit", "0"),
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env=rictl.environment(),
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["id"] == 43
+    process.kill()
+    process.communicate()
+
+
 def test_colours_only_on_a_terminal(api: FakeApi, rictl: Rictl) -> None:
     store(api, [record(1)])
     outputs = []
@@ -328,6 +349,14 @@ def test_a_refusal_is_status_1_with_its_hint(api: FakeApi, rictl: Rictl) -> None
     assert done.stderr == b"rictl: nothing at /v1/records/7\nhint: ask for something else\n"
 
 
+def test_a_question_that_the_daemon_does_not_understand_is_status_2(
+    api: FakeApi, rictl: Rictl
+) -> None:
+    api.behaviour = lambda *_: (400, {"error": "agent is longer than 1024 characters"})
+    done = rictl("log", "--agent", "x" * 1025)
+    assert (done.returncode, done.stderr) == (2, b"rictl: agent is longer than 1024 characters\n")
+
+
 def test_no_daemon_is_status_3(rictl: Rictl, tmp_path: Path) -> None:
     done = rictl("ps")
     assert done.returncode == 3
@@ -392,6 +421,7 @@ def test_answers_that_lack_what_was_agreed_are_no_traceback(api: FakeApi, rictl:
         ("pss",),
         ("log", "--since", "yesteryear"),
         ("log", "--verdict", "denied"),
+        ("log", "--verb", "file.eat"),
         ("log", "--limit", "-1"),
         ("log", "nonsense"),
         ("explain", "0"),
