@@ -24,6 +24,11 @@ from typing import Any
 from monitor.audit.record import Draft, Record
 from monitor.policy.action import Mechanism, Verb, Verdict
 
+# Places in the array.
+FIELDS = (
+    "id", "time", "session", "agent", "chain", "pid", "exe", "verb", "object", "verdict", "reason",
+    "rule", "mechanism", "count", "details",
+)  # fmt: skip
 START = bytes(32)
 
 _DIGEST_SIZE = 32

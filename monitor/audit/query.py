@@ -16,9 +16,10 @@ COMMON_VERB = Verb.FILE_OPEN
 class Query:
     """Filters, all of which a record must pass; None and 0 let everything pass.
 
-    `session` is the whole id, `sessions` all those that may be seen, `agent` a shell glob on the agent's name, `since` Unix seconds,
-    `after` the id of the last record that is known already. Of what passes, the oldest `limit`
-    records are given, or the newest (`newest`); in both cases oldest first.
+    `session` is the whole id, `sessions` those that the asker may see, `agent` a shell glob on the
+    agent's name, `since` Unix seconds, `after` the id of the last record that is known already. Of
+    what passes, the oldest `limit` records are given, or the newest (`newest`); in both cases
+    oldest first.
     """
 
     session: str | None = None

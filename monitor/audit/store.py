@@ -85,6 +85,8 @@ class Reader:
         statement, parameters = select(query)
         try:
             rows = self._database.execute(statement, parameters).fetchall()
+            if query.newest:
+                rows.reverse()
             return [canonical.decode(body, digest) for body, digest in rows]
         except (UnicodeEncodeError, OverflowError):
             return []  # a filter that no record can pass

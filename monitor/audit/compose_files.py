@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings on files: what happened, and which rule let it; what was refused, and by whom."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from monitor.audit import objects
+from monitor.audit.subject import Finding, Subject, because, on_file, text_of
+from monitor.policy.action import Decision, Mechanism, Verb, Verdict
+from monitor.wire.events import FileEvent, FileOperation
+
+VERBS = {
+    FileOperation.OPEN: Verb.FILE_OPEN,
+    FileOperation.UNLINK: Verb.FILE_UNLINK,
+    FileOperation.RENAME: Verb.FILE_RENAME,
+    FileOperation.LINK: Verb.FILE_LINK,
+    FileOperation.MKDIR: Verb.FILE_MKDIR,
+    FileOperation.CHMOD: Verb.FILE_CHMOD,
+    FileOperation.TRUNCATE: Verb.FILE_TRUNCATE,
+    FileOperation.EXEC: Verb.PROC_EXEC,
+}
+HOST_REASONS = {
+    errno.EROFS: "the host's file system is read-only there (EROFS)",
+    errno.EXDEV: "the two names lie on different file systems (EXDEV)",
+    errno.EBUSY: "the host has the name in use (EBUSY)",
+}
+_OPEN = FileOperation.OPEN
+_ALLOW = Verdict.ALLOW
+
+
+def find(subject: Subject, event: FileEvent) -> Finding:
+    """The finding on a file call, done or refused."""
+    operation = event.operation
+    if operation is _OPEN:
+        verb = Verb.FILE_WRITE if event.write or event.created else Verb.FILE_OPEN
+    else:
+        verb = VERBS[operation]
+    if event.errno:
+        return _refused(subject, event, verb)
+    return _done(subject, event, verb)
+
+
+def _done(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
+    path, target = event.path, event.target
+    if event.claimed:
+        decision = _decision_on_claim(subject, event, verb)
+        details: dict[str, Any] = {"claimed": True}
+    else:
+        decision = on_file(subject, verb, path, target)
+        details = {"device": objects.device(event.device), "inode": event.inode}
+    if event.created:
+        details["created"] = True
+    what = f"{path} -> {target}" if target else path
+    if decision is None:
+        reason = subject.stranger if subject.plan is None else "its whole path is not known"
+        return Finding(verb, what, _ALLOW, reason, "", Mechanism.NONE, details)
+    if decision.verdict is _ALLOW:
+        return Finding(
+            verb, what, _ALLOW, decision.reason, text_of(decision.rule), decision.mechanism, details
+        )
+    details |= because(decision)
+    if subject.observe:
+        verdict, reason, mechanism = Verdict.WOULD_DENY, decision.reason, decision.mechanism
+        return Finding(verb, what, verdict, reason, text_of(decision.rule), mechanism, details)
+    # Rules hold objects: one that got this name later, or has another one, is judged by those.
+    reason = f"it happened, although by this name: {decision.reason}"
+    return Finding(verb, what, _ALLOW, reason, "", Mechanism.NONE, details)
+
+
+def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
+    what = objects.file(event.path, event.target)
+    details: dict[str, Any] = {"errno": objects.error_name(event.errno)}
+    if event.claimed:
+        details["claimed"] = True
+    decision = _decision_on_claim(subject, event, verb)
+    if decision is not None and decision.verdict is _ALLOW and verb is Verb.FILE_WRITE:
+        # It may have asked to read as well.
+        decision = _decision_on_claim(subject, event, Verb.FILE_OPEN)
+    if decision is None:
+        error = details["errno"]
+        reason = subject.stranger if subject.plan is None else "its whole path is not known"
+        return Finding(verb, what, Verdict.DENY, f"{error}: {reason}", "", Mechanism.NONE, details)
+    if subject.observe or decision.verdict is _ALLOW:
+        return Finding(
+            verb, what, Verdict.DENY, host_reason(event.errno), "", Mechanism.HOST, details
+        )
+    details |= because(decision)
+    rule = text_of(decision.rule)
+    return Finding(verb, what, Verdict.DENY, decision.reason, rule, decision.mechanism, details)
+
+
+def _decision_on_claim(subject: Subject, event: FileEvent, verb: Verb) -> Decision | None:
+    path, target = event.path, event.target
+    if event.claimed and path.startswith("/"):
+        path = subject.normal(path)
+    if event.claimed and target.startswith("/"):
+        target = subject.normal(target)
+    return on_file(subject, verb, path, target)
+
+
+def host_reason(number: int) -> str:
+    """Why it was refused where the profile would allow it."""
+    known = HOST_REASONS.get(number)
+    return known or f"the host's own permissions refused it ({objects.error_name(number)})"

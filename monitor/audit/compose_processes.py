@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Findings on processes: forks, program starts, exits; and which program each process runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monitor.audit import objects
+from monitor.audit.subject import Finding, Subject, because, on_file, text_of
+from monitor.policy.action import Mechanism, Verb, Verdict
+from monitor.wire.events import ExecEvent, ExitEvent, ForkEvent
+
+NOT_GOVERNED = "no rule governs it"
+
+
+def find_fork(subject: Subject, event: ForkEvent) -> Finding:
+    subject.runs(event.child, subject.program(event.pid))
+    return _plain(subject, Verb.PROC_FORK, f"pid {event.child}", {"child": event.child})
+
+
+def find_exit(subject: Subject, event: ExitEvent) -> Finding:
+    subject.gone(event.pid)
+    return _plain(subject, Verb.PROC_EXIT, objects.ending(event.status), {"status": event.status})
+
+
+def find_exec(subject: Subject, event: ExecEvent) -> Finding:
+    """A program start that happened. The record's own `exe` is what the process ran before."""
+    subject.runs(event.pid, event.path)
+    details: dict[str, Any] = {
+        "argv": list(event.argv),
+        "device": objects.device(event.device),
+        "inode": event.inode,
+    }
+    if event.truncated:
+        details["argv_truncated"] = True
+    verb, what = Verb.PROC_EXEC, event.path
+    decision = on_file(subject, verb, what, "")
+    if decision is None:
+        reason = subject.stranger if subject.plan is None else "its whole path is not known"
+        return Finding(verb, what, Verdict.ALLOW, reason, "", Mechanism.NONE, details)
+    rule = text_of(decision.rule)
+    if decision.verdict is Verdict.ALLOW:
+        return Finding(
+            verb, what, decision.verdict, decision.reason, rule, decision.mechanism, details
+        )
+    details |= because(decision)
+    if subject.observe:
+        verdict, reason, mechanism = Verdict.WOULD_DENY, decision.reason, decision.mechanism
+        return Finding(verb, what, verdict, reason, rule, mechanism, details)
+    reason = f"it happened, although by this name: {decision.reason}"
+    return Finding(verb, what, Verdict.ALLOW, reason, "", Mechanism.NONE, details)
+
+
+def _plain(subject: Subject, verb: Verb, what: str, details: dict[str, Any]) -> Finding:
+    reason = subject.stranger if subject.plan is None else NOT_GOVERNED
+    return Finding(verb, what, Verdict.ALLOW, reason, "", Mechanism.NONE, details)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The session behind events: what its records share, its processes' programs, its decisions."""
+
+from __future__ import annotations
+
+import ipaddress
+import posixpath
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from monitor.policy.action import (
+    Action,
+    Decision,
+    ExecAction,
+    FileAction,
+    Mechanism,
+    NetAction,
+    Origin,
+    UnixAction,
+    Verb,
+    Verdict,
+)
+from monitor.policy.decide import decide
+from monitor.policy.plan import Plan
+from monitor.session.session import Session
+
+# Decisions remembered over all sessions, and programs of processes in each.
+_DECISIONS = 8192
+_PROCESSES = 16384
+
+
+class Finding(NamedTuple):
+    """What an event comes to: the part of a record that its kind decides."""
+
+    verb: Verb
+    object: str
+    verdict: Verdict
+    reason: str
+    rule: str
+    mechanism: Mechanism
+    details: dict[str, Any]
+
+
+class Subject:
+    """One session, or (`session` None) a cgroup that none is known for."""
+
+    def __init__(self, cgroup: int, session: Session | None, resolve: Callable[[str], str]) -> None:
+        self.cgroup = cgroup
+        self.id = session.id if session else ""
+        self.agent = session.agent if session else ""
+        self.chain = session.chain.names() if session else ()
+        self.plan: Plan | None = session.plan if session else None
+        self.observe = self.plan is not None and self.plan.observe
+        self._links = {
+            number: link for link, number in enumerate(session.policies if session else ())
+        }
+        self._programs: dict[int, str] = {}
+        self._resolve = resolve
+
+    @property
+    def stranger(self) -> str:
+        """The reason in records of a cgroup without a session."""
+        return f"no session is known for cgroup {self.cgroup}"
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def program(self, pid: int) -> str:
+        """The file that process `pid` runs, "" where it is not known."""
+        return self._programs.get(pid, "")
+
+    def runs(self, pid: int, program: str) -> None:
+        if len(self._programs) >= _PROCESSES:
+            del self._programs[next(iter(self._programs))]
+        self._programs[pid] = program
+
+    def gone(self, pid: int) -> None:
+        self._programs.pop(pid, None)
+
+    def has(self, pid: int) -> bool:
+        return pid in self._programs
+
+    # -- decisions -----------------------------------------------------------------------------
+
+    def link_of(self, policy: int) -> int | None:
+        """The link of the chain that the kernel knows as `policy`."""
+        return self._links.get(policy)
+
+    def rule_of(self, link: int | None, index: int) -> Origin | None:
+        """The rule that the kernel names by a link and an index."""
+        if self.plan is None or link is None or link >= len(self.plan.policies):
+            return None
+        rules = self.plan.policies[link].rules
+        return rules[index] if 0 <= index < len(rules) else None
+
+    def normal(self, path: str) -> str:
+        """A path that a program passed, without `..` and links, as far as that can be known."""
+        path = posixpath.normpath(path)
+        # POSIX lets two leading slashes mean something else; Linux does not.
+        path = path[1:] if path.startswith("//") else path
+        try:
+            return self._resolve(path)
+        except (ValueError, OSError):
+            return path
+
+
+@lru_cache(_DECISIONS)
+def on_file(subject: Subject, verb: Verb, path: str, target: str) -> Decision | None:
+    """The reference decision on a path; None: nobody can say, since the path is not whole."""
+    if subject.plan is None or not path.startswith("/"):
+        return None
+    if verb is Verb.PROC_EXEC:
+        return _decide(subject.plan, ExecAction(path))
+    return _decide(subject.plan, FileAction(verb, path, target or None))
+
+
+@lru_cache(_DECISIONS)
+def on_address(
+    subject: Subject, verb: Verb, address: str, port: int, protocol: int
+) -> Decision | None:
+    if subject.plan is None:
+        return None
+    where = ipaddress.ip_address(address)
+    return _decide(subject.plan, NetAction(verb, where, port, protocol))
+
+
+@lru_cache(_DECISIONS)
+def on_unix(subject: Subject, name: str) -> Decision | None:
+    return None if subject.plan is None else _decide(subject.plan, UnixAction(name))
+
+
+def on(subject: Subject, action: Action) -> Decision | None:
+    """The same for rarer actions, not remembered."""
+    return None if subject.plan is None else _decide(subject.plan, action)
+
+
+def _decide(plan: Plan, action: Action) -> Decision:
+    return decide(plan, action)
+
+
+def because(decision: Decision) -> dict[str, Any]:
+    """The details that tell of a refusal where to look and what would change it."""
+    details: dict[str, Any] = {}
+    if decision.link is not None:
+        details["link"] = decision.link
+    if decision.remedy:
+        details["remedy"] = decision.remedy
+    return details
+
+
+def text_of(rule: Origin | None) -> str:
+    return "" if rule is None else str(rule)
