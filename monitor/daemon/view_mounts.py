@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the mounts of a session's view; runs in a forked helper inside the child's namespace.
+
+The helper has the host's root authority in a place that the session's user prepared, so it reads
+nothing there and writes nothing there: it opens path descriptors and mounts. What it copies (ssh's
+files) it reads before it enters. Every step works on descriptors: a name that is swapped meanwhile
+is masked where it was found, or the view fails.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+
+from monitor.daemon.view_ssh import Copies
+from monitor.daemon.view_targets import (
+    Found,
+    Reach,
+    Search,
+    ViewError,
+    aliases,
+    covers,
+    open_plain,
+)
+from monitor.kernel import mounts
+from monitor.kernel.libc import CLONE_NEWNS, setns
+from monitor.policy.action import Origin
+from monitor.policy.plan import MaskKind, MaskRule, Plan
+
+PROC = "/proc"
+# Where sockets stand: a small file system of ours over each, with only what rules name.
+RUN_FOLDERS = ("/run", "/var/run")
+# Sockets outside them that lead out of a session: X, ssh, gpg, tmux, D-Bus.
+SOCKET_PATTERNS = ("/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/ssh-*", "/tmp/tmux-*", "/tmp/dbus-*")
+BUILT_IN = Origin("", "view", "sockets outside the session", "built in", 0)
+
+NOTHING_RUNS = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
+EMPTY_FILE = "file"
+EMPTY_FOLDER = "folder"
+ATTRIBUTES = {
+    MaskKind.READ_ONLY: mounts.MOUNT_ATTR_RDONLY,
+    MaskKind.NO_EXEC: mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC,
+}
+PRIVATE_OPTIONS = {"size": "1m", "mode": "0755"}
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done: `masked` objects, and notes for the launch record."""
+
+    masked: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whom the session runs as; `namespaced`: in a user namespace with single ids."""
+
+    uid: int
+    gid: int
+    namespaced: bool
+
+
+@contextmanager
+def step(what: str, place: str | None = None) -> Iterator[None]:
+    """Turn the OSError of a step into a ViewError that names it and its object (or `place`)."""
+    try:
+        yield
+    except OSError as error:
+        name = place or error.filename
+        on = f" {name}" if name is not None else ""
+        raise ViewError(f"cannot {what}{on}: {error.strerror}") from error
+
+
+def build(namespace: int, plan: Plan, user: User) -> Report:
+    """Enter the mount namespace and make the whole view of `plan`. ViewError where it fails."""
+    assert plan.view is not None
+    report = Report()
+    with ExitStack() as stack:
+
+        def keep(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        # New file systems belong to the host, so that no capability in the session's own user
+        # namespace counts for them; hence before entering.
+        copies = Copies.read() if user.namespaced else Copies()
+        proc = None
+        with step("make a file system of the view:"):
+            room = keep(_room(copies, user))
+            if plan.view.own_proc:
+                proc = keep(mounts.new_filesystem("proc", {"hidepid": "4"}, NOTHING_RUNS))
+        with step("enter the mount namespace:"):
+            setns(namespace, CLONE_NEWNS)
+        with step("make mounts private:"):
+            mounts.make_private()
+        root = keep(mounts.open_root())
+        if proc is not None:
+            with step("mount a /proc of its own on", PROC):
+                mounts.attach(proc, keep(mounts.open_entry(root, PROC[1:])), PROC)
+        if plan.view.hide_run:
+            for place in RUN_FOLDERS:
+                with step(f"hide {place}:"):
+                    _hide_run(root, place, plan, report)
+        reach = Reach(plan.policies)
+        with step("find what the masks match:"):
+            targets = _targets(plan, reach, user, report)
+        # Attached for a moment: only what is in a namespace can be mounted again elsewhere. Over
+        # the root it is in nobody's way, and only the waiting child lives here.
+        with step("mount the empty objects:"):
+            mounts.attach(room, root, "/")
+        _Masks(root, room, reach).make(targets, copies)
+        with step("unmount the empty objects:"):
+            mounts.unmount(room, "/")
+    report.masked = len(targets)
+    return report
+
+
+def _targets(plan: Plan, reach: Reach, user: User, report: Report) -> dict[str, set[MaskKind]]:
+    """All paths to mask, aliases included."""
+    assert plan.view is not None
+    rules = [mask for policy in plan.policies for mask in policy.masks]
+    search = Search(reach, plan.view.mask_limit)
+    found = search.run(rules)
+    report.notes += found.notes
+    targets = found.targets
+    for path, kinds in aliases(targets, reach).items():
+        targets.setdefault(path, set()).update(kinds)
+    if plan.view.hide_run:
+        for path in _foreign_sockets(plan.view.sockets, plan.view.mask_limit, reach, user):
+            targets.setdefault(path, set()).add(MaskKind.HIDE)
+    return targets
+
+
+def _foreign_sockets(sockets: Sequence[str], limit: int, reach: Reach, user: User) -> Iterator[str]:
+    """Folders of sockets outside /run that the session's user could open."""
+    masks = [MaskRule(pattern, MaskKind.HIDE, BUILT_IN) for pattern in SOCKET_PATTERNS]
+    found: Found = Search(reach, max(limit, 4096)).run(masks)
+    for path in found.targets:
+        if any(covers(path, socket) for socket in sockets):
+            continue
+        with suppress(OSError):
+            if os.stat(path, follow_symlinks=False).st_uid in (0, user.uid):  # noqa: PTH116
+                yield path
+
+
+# -- the file system of the masks ------------------------------------------------------------------
+
+
+def _room(copies: Copies, user: User) -> int:
+    """A detached, read-only file system: an empty file and folder of mode 000, ssh's files."""
+    room = mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS)
+    os.mknod(EMPTY_FILE, stat.S_IFREG, dir_fd=room)
+    os.mkdir(EMPTY_FOLDER, 0, dir_fd=room)  # noqa: PTH102 - relative to a descriptor
+    copies.write(room, user.uid, user.gid)
+    mounts.add_attributes(room, mounts.MOUNT_ATTR_RDONLY, "tmpfs")
+    return room
+
+
+class _Node:
+    """One name on the way to masks; `kinds` where it is masked itself."""
+
+    __slots__ = ("kinds", "names")
+
+    def __init__(self) -> None:
+        self.names: dict[str, _Node] = {}
+        self.kinds: set[MaskKind] = set()
+
+
+class _Masks:
+    """Mounts masks, outermost first, always onto the topmost mount at a place."""
+
+    def __init__(self, root: int, room: int, reach: Reach) -> None:
+        self._root = root
+        self._room = room
+        self._reach = reach
+        self._made: list[tuple[str, int]] = []  # path, and the id of the mount made there
+
+    def make(self, targets: dict[str, set[MaskKind]], copies: Copies) -> None:
+        for name, path in copies.places:
+            with step("give ssh its files in", path):
+                self._replace(name, path)
+        top = _Node()
+        for path, kinds in targets.items():
+            node = top
+            for name in path[1:].split("/"):
+                node = node.names.setdefault(name, _Node())
+            node.kinds |= kinds
+        empty_file = mounts.open_entry(self._room, EMPTY_FILE)
+        empty_folder = mounts.open_entry(self._room, EMPTY_FOLDER)
+        try:
+            self._beneath(top, self._root, "", (empty_file, empty_folder))
+        finally:
+            os.close(empty_file)
+            os.close(empty_folder)
+        self._check()
+
+    def _beneath(self, node: _Node, directory: int, path: str, empty: tuple[int, int]) -> None:
+        for name, child in node.names.items():
+            self._visit(child, directory, f"{path}/{name}", name, empty)
+
+    def _visit(
+        self, node: _Node, directory: int, path: str, name: str, empty: tuple[int, int]
+    ) -> None:
+        with step("mask", path):
+            here = mounts.open_entry(directory, name)
+        top = here
+        try:
+            with step("mask", path):
+                facts = os.fstat(here)
+                if stat.S_ISLNK(facts.st_mode):
+                    raise ViewError(f"cannot mask {path}: it became a symbolic link meanwhile")
+                if MaskKind.HIDE in node.kinds:
+                    top = mounts.clone(empty[stat.S_ISDIR(facts.st_mode)], path, recursive=False)
+                elif node.kinds:
+                    top = mounts.clone(here, path)
+                    for kind in node.kinds:
+                        mounts.add_attributes(top, ATTRIBUTES[kind], path)
+                elif self._reach.writes(os.path.dirname(path)):  # noqa: PTH120 - on text
+                    # A mount point cannot be renamed or removed: what it holds stays in place.
+                    top = mounts.clone(here, path)
+                if top != here:
+                    mounts.attach(top, here, path)
+                    self._made.append((path, mounts.mount_id(top)))
+            if MaskKind.HIDE not in node.kinds:
+                self._beneath(node, top, path, empty)
+        finally:
+            os.close(here)
+            if top != here:
+                os.close(top)
+
+    def _replace(self, name: str, path: str) -> None:
+        """Put the room's `name` over `path`, where there is one."""
+        here = open_plain(self._root, path)
+        if here is None:
+            return
+        try:
+            source = mounts.open_entry(self._room, name)
+            try:
+                copy = mounts.clone(source, path, recursive=False)
+            finally:
+                os.close(source)
+            try:
+                mounts.attach(copy, here, path)
+            finally:
+                os.close(copy)
+        finally:
+            os.close(here)
+
+    def _check(self) -> None:
+        """Every name must lead to the mount made there: else it was swapped in between."""
+        for path, made in self._made:
+            with step("look at the mask again on", path):
+                here = open_plain(self._root, path)
+                if here is None:
+                    raise ViewError(f"cannot mask {path}: it was moved away meanwhile")
+                try:
+                    same = mounts.mount_id(here) == made
+                finally:
+                    os.close(here)
+            if not same:
+                raise ViewError(f"cannot mask {path}: something else took its place meanwhile")
+
+
+# -- /run ------------------------------------------------------------------------------------------
+
+
+def _hide_run(root: int, place: str, plan: Plan, report: Report) -> None:
+    """A read-only file system over `place` in which only what rules name appears."""
+    assert plan.view is not None
+    named = [rule.path for policy in plan.policies for rule in policy.files]
+    if place in named:
+        report.notes.append(f"{place} is left as it is: a file rule names all of it")
+        return
+    old = open_plain(root, place)
+    if old is None:
+        return
+    with ExitStack() as stack:
+        stack.callback(os.close, old)
+        if not stat.S_ISDIR(os.fstat(old).st_mode):
+            return  # /var/run is a symbolic link to /run
+        shown = []
+        for path in _outermost(place, [*named, *plan.view.sockets]):
+            # Looked up before the new file system covers them.
+            fd = open_plain(old, path[len(place) + 1 :])
+            if fd is not None:
+                stack.callback(os.close, fd)
+                shown.append((path, fd))
+        new = mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS)
+        stack.callback(os.close, new)
+        mounts.attach(new, old, place)
+        for path, fd in shown:
+            _show(old, new, path, path[len(place) + 1 :].split("/"), fd)
+        mounts.add_attributes(new, mounts.MOUNT_ATTR_RDONLY, place, recursive=False)
+
+
+def _outermost(place: str, paths: Iterable[str]) -> list[str]:
+    """Those strictly beneath `place` that no other of them covers."""
+    found: list[str] = []
+    for path in sorted({path for path in paths if covers(place, path) and path != place}):
+        if not found or not covers(found[-1], path):
+            found.append(path)
+    return found
+
+
+def _show(old: int, new: int, path: str, names: list[str], fd: int) -> None:
+    """Bind the object `fd` into `new` at `names`, each folder above it with the old one's mode."""
+    with ExitStack() as stack:
+        theirs, ours = old, new
+        for name in names[:-1]:
+            theirs = mounts.open_entry(theirs, name)
+            stack.callback(os.close, theirs)
+            facts = os.fstat(theirs)
+            with suppress(FileExistsError):
+                os.mkdir(name, dir_fd=ours)  # noqa: PTH102 - relative to a descriptor
+                os.chown(name, facts.st_uid, facts.st_gid, dir_fd=ours, follow_symlinks=False)
+                os.chmod(name, stat.S_IMODE(facts.st_mode), dir_fd=ours)  # noqa: PTH101
+            ours = mounts.open_entry(ours, name)
+            stack.callback(os.close, ours)
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            os.mkdir(names[-1], dir_fd=ours)  # noqa: PTH102
+        else:
+            os.mknod(names[-1], stat.S_IFREG, dir_fd=ours)
+        onto = mounts.open_entry(ours, names[-1])
+        stack.callback(os.close, onto)
+        copy = mounts.clone(fd, path)
+        stack.callback(os.close, copy)
+        mounts.attach(copy, onto, path)

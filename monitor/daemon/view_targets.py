@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds what a plan's masks match on disk: all patterns in one walk, on descriptors.
+
+Only a directory that a wildcard applies to is read; names without one are opened directly. The
+walk never goes through a symbolic link by itself: a link that a pattern meets is resolved by the
+kernel, and the pattern goes on at its target if the session may touch anything there.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import re
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from monitor.kernel import mounts
+from monitor.policy.plan import FileAccess, MaskKind, MaskRule, Policy
+
+# Entries looked at in directories that `**` leads to. A pattern that needs more is too wide.
+WALK_LIMIT = 1_000_000
+# Symbolic links followed for one view, as path_resolution(7) bounds one path.
+LINK_LIMIT = 4096
+# Folders below folders; each holds a descriptor while those beneath it are walked.
+DEPTH_LIMIT = 200
+READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+ANY_DEPTH = "**"
+_WILDCARD = re.compile(r"[*?\[]")
+_LITERAL_RUN = re.compile(r"[^*?\[\]]+")
+
+
+class ViewError(Exception):
+    """The view cannot be made; the message names the step and the object."""
+
+
+class Glob(NamedTuple):
+    """One name with wildcards: `need` is text that every match contains."""
+
+    match: Callable[[str], object]
+    need: str
+
+
+Part = str | Glob
+
+
+class State(NamedTuple):
+    """How far a pattern has matched: `at` of its parts are behind. Comparable by identity."""
+
+    pattern: Pattern
+    at: int
+
+
+class Pattern:
+    """A mask's pattern in parts; a trailing `**` is dropped, since a mask covers a whole tree."""
+
+    __slots__ = ("kind", "parts", "text")
+
+    def __init__(self, parts: Sequence[Part], kind: MaskKind, text: str) -> None:
+        self.parts = tuple(parts)
+        self.kind = kind
+        self.text = text
+
+    @classmethod
+    def parse(cls, text: str, kind: MaskKind) -> Pattern:
+        """ViewError where `text` is not an absolute path without `.` and `..`."""
+        names = [name for name in text.split("/") if name]
+        if not text.startswith("/") or "." in names or ".." in names:
+            raise ViewError(f"cannot match {text}: not an absolute, plain path")
+        while names and names[-1] == ANY_DEPTH:
+            names.pop()
+        return cls([_part(name) for name in names], kind, text)
+
+
+def _part(name: str) -> Part:
+    if name == ANY_DEPTH or not _WILDCARD.search(name):
+        return name
+    runs = _LITERAL_RUN.findall(re.sub(r"\[.*?\]", "*", name))
+    return Glob(re.compile(fnmatch.translate(name)).match, max(runs, key=len, default=""))
+
+
+def covers(root: str, path: str) -> bool:
+    """Whether `path` is `root` or lies beneath it."""
+    return path == root or path.startswith(root if root.endswith("/") else f"{root}/")
+
+
+class Reach:
+    """Which paths a session's file rules let it touch, and which it may change."""
+
+    def __init__(self, policies: Iterable[Policy]) -> None:
+        rules = [policy.files for policy in policies]
+        self._touch = [tuple({rule.path for rule in files}) for files in rules]
+        self._write = [
+            tuple({rule.path for rule in files if FileAccess.WRITE in rule.access})
+            for files in rules
+        ]
+        self._above = {
+            above for paths in self._touch for path in paths for above in ancestors(path)
+        }
+
+    def touches(self, path: str) -> bool:
+        """Every link grants something at `path`."""
+        return all(any(covers(root, path) for root in roots) for roots in self._touch)
+
+    def writes(self, path: str) -> bool:
+        """Every link grants writing at `path`."""
+        return all(any(covers(root, path) for root in roots) for roots in self._write)
+
+    def leads(self, path: str) -> bool:
+        """`path` can be touched, or lies above something that can."""
+        return path in self._above or self.touches(path)
+
+
+def ancestors(path: str) -> Iterator[str]:
+    """The directories above `path`, nearest first, `/` last."""
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        yield path
+
+
+@dataclass(slots=True)
+class Found:
+    """What is to be masked: path to kinds. `notes` is for the launch record."""
+
+    targets: dict[str, set[MaskKind]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, path: str, kind: MaskKind) -> None:
+        self.targets.setdefault(path, set()).add(kind)
+
+
+class Sought(NamedTuple):
+    """What is asked of one directory: names, wildcards, and the states that go on beneath."""
+
+    literal: dict[str, list[State]]
+    globs: tuple[tuple[Glob, State], ...]
+    deep: tuple[State, ...]
+
+    @property
+    def scans(self) -> bool:
+        return bool(self.globs or self.deep)
+
+
+class Search:
+    """One walk for all patterns. `limit` bounds the matches."""
+
+    def __init__(self, reach: Reach, limit: int) -> None:
+        self.found = Found()
+        self._reach = reach
+        self._limit = limit
+        self._walked = 0
+        self._links = 0
+        self._later: list[State] = []
+        self._dispatch: dict[tuple[State, ...], Sought] = {}
+        self._seen_links: set[tuple[str, MaskKind]] = set()
+        # (device, inode) of files with several names -> how many, and those that are masked.
+        self._hard_links: dict[tuple[int, int], tuple[int, list[str]]] = {}
+
+    def run(self, masks: Iterable[MaskRule]) -> Found:
+        """Everything that `masks` match now. ViewError where that is too much."""
+        states = [State(Pattern.parse(mask.pattern, mask.kind), 0) for mask in masks]
+        root = mounts.open_root()
+        try:
+            while states:
+                self._enter(root, "", states)
+                states, self._later = self._later, []
+        finally:
+            os.close(root)
+        for count, names in self._hard_links.values():
+            if count > len(names):
+                self.found.notes.append(
+                    f"{names[0]} has {count - len(names)} more names (hard links), which no mask"
+                    " covers"
+                )
+        return self.found
+
+    # -- one directory -------------------------------------------------------------------------
+
+    def _enter(self, directory: int, path: str, states: Sequence[State]) -> None:
+        """Match the entries of `directory`, which is at `path` ("" is the root)."""
+        sought = self._sought(tuple(states))
+        if not sought.scans:
+            for name, after in sought.literal.items():
+                self._step(directory, f"{path}/{name}", name, after)
+            return
+        try:
+            readable = os.open(".", READ_DIRECTORY, dir_fd=directory)
+        except OSError as error:
+            if error.errno in GONE:
+                return
+            raise
+        self._scan(readable, path, sought)
+
+    def _scan(self, directory: int, path: str, sought: Sought) -> None:
+        """Match what a listing of `directory` shows, and close it."""
+        try:
+            if path.count("/") > DEPTH_LIMIT:
+                raise ViewError(f"cannot search {path}: more than {DEPTH_LIMIT} folders deep")
+            with os.scandir(directory) as listing:
+                entries = list(listing)
+            self._count(len(entries), path)
+            names = [entry.name for entry in entries]
+            matched: dict[str, list[State]] = {}
+            for name in sought.literal.keys() & names:
+                matched[name] = list(sought.literal[name])
+            text = "\0".join(names) if sought.globs else ""
+            for glob, after in sought.globs:
+                if glob.need in text:
+                    for name in filter(glob.match, names):
+                        matched.setdefault(name, []).append(after)
+            if sought.deep:
+                self._descend(directory, path, entries, sought.deep, matched)
+            for name, states in matched.items():
+                self._step(directory, f"{path}/{name}", name, states)
+        finally:
+            os.close(directory)
+
+    def _descend(
+        self,
+        directory: int,
+        path: str,
+        entries: list[os.DirEntry[str]],
+        deep: tuple[State, ...],
+        matched: dict[str, list[State]],
+    ) -> None:
+        """Go on with `**` in every directory among `entries`; the matched ones get it to carry."""
+        everywhere = self._reach.touches(path)
+        onward = self._sought(deep)
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            name = entry.name
+            if not everywhere and not self._reach.leads(f"{path}/{name}"):
+                continue
+            if name in matched:
+                matched[name].extend(deep)
+                continue
+            try:
+                child = os.open(name, READ_DIRECTORY, dir_fd=directory)
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                raise
+            self._scan(child, f"{path}/{name}", onward)
+
+    def _sought(self, states: tuple[State, ...]) -> Sought:
+        """What `states` ask of a directory's entries; the same for all that `**` walks through."""
+        known = self._dispatch.get(states)
+        if known is not None:
+            return known
+        literal: dict[str, list[State]] = {}
+        globs: list[tuple[Glob, State]] = []
+        deep: list[State] = []
+        for state in states:
+            at = state.at
+            parts = state.pattern.parts
+            if parts[at] == ANY_DEPTH:
+                deep.append(state)
+                # A trailing `**` is never there: something follows.
+                while parts[at] == ANY_DEPTH:
+                    at += 1
+            part = parts[at]
+            after = State(state.pattern, at + 1)
+            if isinstance(part, str):
+                literal.setdefault(part, []).append(after)
+            else:
+                globs.append((part, after))
+        sought = Sought(literal, tuple(globs), tuple(deep))
+        self._dispatch[states] = sought
+        return sought
+
+    def _step(self, directory: int, path: str, name: str, states: list[State]) -> None:
+        """Go to one entry that `states` have matched; what is not there matches nothing."""
+        try:
+            entry = mounts.open_entry(directory, name)
+        except OSError as error:
+            if error.errno in GONE:
+                return
+            raise
+        try:
+            facts = os.fstat(entry)
+            if stat.S_ISLNK(facts.st_mode):
+                self._follow(directory, path, name, states)
+                return
+            going_on: list[State] = []
+            hidden = False
+            for state in dict.fromkeys(states):
+                if state.at < len(state.pattern.parts):
+                    going_on.append(state)
+                    continue
+                self._match(path, state.pattern, facts)
+                hidden = hidden or state.pattern.kind is MaskKind.HIDE
+            if going_on and not hidden and stat.S_ISDIR(facts.st_mode):
+                self._enter(entry, path, going_on)
+        finally:
+            os.close(entry)
+
+    def _match(self, path: str, pattern: Pattern, facts: os.stat_result) -> None:
+        new = path not in self.found.targets
+        self.found.add(path, pattern.kind)
+        if len(self.found.targets) > self._limit:
+            raise ViewError(
+                f"cannot mask {path}: the masks match more than {self._limit} objects;"
+                f" narrow {pattern.text}"
+            )
+        if new and facts.st_nlink > 1 and stat.S_ISREG(facts.st_mode):
+            key = (facts.st_dev, facts.st_ino)
+            self._hard_links.setdefault(key, (facts.st_nlink, []))[1].append(path)
+
+    # -- symbolic links ------------------------------------------------------------------------
+
+    def _follow(self, directory: int, path: str, name: str, states: list[State]) -> None:
+        """Let each pattern that met the link go on at its target, where that matters.
+
+        `**` does not go through links: the tree it walks already holds what is in reach.
+        """
+        states = [state for state in states if _rest(state)[:1] != (ANY_DEPTH,)]
+        if not states:
+            return
+        self._links += 1
+        if self._links > LINK_LIMIT:
+            raise ViewError(f"cannot mask {path}: more than {LINK_LIMIT} symbolic links")
+        target = _resolve(directory, name)
+        if target is None or not self._reach.leads(target):
+            return
+        for state in states:
+            pattern = state.pattern
+            if state.at == len(pattern.parts):
+                if (path, pattern.kind) in self._seen_links:
+                    continue
+                self._seen_links.add((path, pattern.kind))
+                self.found.notes.append(
+                    f"{path} is a symbolic link: its target {target} is masked, the link is not"
+                )
+            parts = (*(part for part in target.split("/") if part), *_rest(state))
+            self._later.append(State(Pattern(parts, pattern.kind, pattern.text), 0))
+
+    def _count(self, entries: int, path: str) -> None:
+        self._walked += entries
+        if self._walked > WALK_LIMIT:
+            raise ViewError(
+                f"cannot search {path or '/'}: the patterns lead to more than {WALK_LIMIT} names;"
+                " narrow those with **"
+            )
+
+
+def _rest(state: State) -> tuple[Part, ...]:
+    return state.pattern.parts[state.at :]
+
+
+def _resolve(directory: int, name: str) -> str | None:
+    """Where the link `name` leads, without links; None where it leads nowhere."""
+    try:
+        target = mounts.openat2(directory, name, os.O_PATH, mounts.RESOLVE_NO_MAGICLINKS)
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
+    try:
+        path = str(Path(f"/proc/self/fd/{target}").readlink())
+    finally:
+        os.close(target)
+    return path if path.startswith("/") else None
+
+
+def aliases(targets: dict[str, set[MaskKind]], reach: Reach) -> dict[str, set[MaskKind]]:
+    """Other paths at which the same objects are seen, through other mounts of their file systems.
+
+    Only those within reach count: Landlock refuses the others by their own place in the tree.
+    """
+    table = mounts.mounts()
+    by_device: dict[str, list[mounts.Mount]] = {}
+    for mount in table:
+        by_device.setdefault(mount.device, []).append(mount)
+    if all(len(same) == 1 for same in by_device.values()):
+        return {}
+    by_id = {mount.id: mount for mount in table}
+    found: dict[str, set[MaskKind]] = {}
+    root = mounts.open_root()
+    try:
+        for path, kinds in targets.items():
+            for other in _elsewhere(root, path, by_id, by_device, reach):
+                if other not in targets:
+                    found.setdefault(other, set()).update(kinds)
+    finally:
+        os.close(root)
+    return found
+
+
+def _elsewhere(
+    root: int,
+    path: str,
+    by_id: dict[int, mounts.Mount],
+    by_device: dict[str, list[mounts.Mount]],
+    reach: Reach,
+) -> Iterator[str]:
+    """The other paths of the object at `path`; checked to be the same object."""
+    opened = open_plain(root, path)
+    if opened is None:
+        return
+    try:
+        mine = by_id.get(mounts.mount_id(opened))
+        if mine is None or not covers(mine.point, path):
+            return
+        inside = _join(mine.root, _beneath(mine.point, path))
+        for mount in by_device[mine.device]:
+            if mount.id == mine.id or not covers(mount.root, inside):
+                continue
+            other = _join(mount.point, _beneath(mount.root, inside))
+            if other == path or not reach.touches(other):
+                continue
+            seen = open_plain(root, other)
+            if seen is None:
+                continue
+            try:
+                if os.path.sameopenfile(seen, opened):
+                    yield other
+            finally:
+                os.close(seen)
+    finally:
+        os.close(opened)
+
+
+def _beneath(root: str, path: str) -> str:
+    """What follows `root` in `path`, without a leading slash."""
+    return path[len(root) :].lstrip("/")
+
+
+def _join(root: str, rest: str) -> str:
+    return f"{root.rstrip('/')}/{rest}" if rest else root
+
+
+def open_plain(root: int, path: str) -> int | None:
+    """A path descriptor of `path` with no symbolic link on the way; None where there is none."""
+    try:
+        return mounts.openat2(
+            root, path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW, mounts.RESOLVE_NO_SYMLINKS
+        )
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
