@@ -39,7 +39,7 @@ class Records:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """How fast a waiting backlog goes: out of the ring, and all the way into the log, per second."""
+    """How fast a backlog goes, per second: out of the ring, and all the way into the log."""
 
     read: float
     stored: float
@@ -122,7 +122,7 @@ def reading(
 def backlog(
     daemon: Daemon, account: Account, corpus: Corpus, launcher: Sequence[str], programs: Path
 ) -> Backlog:
-    """Fill the ring while the worker is stopped; time a bare reader's copy, then the worker's work."""
+    """Fill the ring while the worker is stopped; time a bare reader, then the worker."""
     worker = daemon.worker()
     go = corpus.workspace / "go"
     wait = f"echo up; until [ -e go ]; do sleep 0.1; done; {programs / 'loads'} open-many tree"
