@@ -89,9 +89,7 @@ class Admission:
         ttl = _least(plan.limits.ttl, ttl)
         expires = None if ttl is None else time.time() + ttl
         principal = Principal(account.pw_name, caller.uid)
-        link = Link(
-            f"user:{account.pw_name}", agent, profile, digest, request.purpose, expires
-        )
+        link = Link(f"user:{account.pw_name}", agent, profile, digest, request.purpose, expires)
         return Admitted(
             agent, Chain(principal, (link,)), user, profile, digest, plan, expires, plan.workspace
         )
@@ -118,7 +116,7 @@ class Admission:
                 "nobody may start a session: the delegations cannot be used",
                 f"an administrator sees why in `rictl doctor` ({self.config.delegations})",
             )
-        if user.pw_uid != caller.uid and caller.uid != 0:
+        if caller.uid not in {user.pw_uid, 0}:
             raise Refused(f"only root can start a session as another user ({user.pw_name})")
         wanted = rights.Request(
             user=account.pw_name,
@@ -216,7 +214,7 @@ def _named(name: str) -> pwd.struct_passwd:
 
 
 def _groups(caller: Peer) -> tuple[str, ...]:
-    """Names of the groups that the kernel says the caller is in; ones without a name are left out."""
+    """Names of the groups that the kernel says the caller is in, as far as they have one."""
     names = []
     for gid in sorted(caller.gids):
         try:

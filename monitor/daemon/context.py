@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the worker's parts share, and the types that pass between the launch channel and sessions."""
+"""What the worker's parts share, and the types that pass between launch channel and sessions."""
 
 from __future__ import annotations
 

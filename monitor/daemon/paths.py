@@ -59,7 +59,7 @@ def _link(path: str) -> str | None:
     try:
         if os.lstat(path).st_uid != 0 or PROC in Path(path).parents:
             return None
-        return os.readlink(path)
+        return str(Path(path).readlink())
     except OSError:
         return None
 

@@ -13,13 +13,15 @@ import sys
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monitor.audit.compose import Composer
 from monitor.audit.record import Draft
 from monitor.audit.store import Store, StoreError
+from monitor.daemon import paths
 from monitor.daemon.context import Context
 from monitor.daemon.ring import RingReader
 from monitor.policy.action import Mechanism, Verb, Verdict
@@ -52,7 +54,7 @@ class Recording:
         self.faults = 0  # events that could not be composed
         self.lost_of_ended = 0
         self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
-        self._composer = Composer(context.registry.by_cgroup)
+        self._composer = Composer(context.registry.by_cgroup, _without_links, _program)
         self._waiting: deque[Draft] = deque()
         self._not_kept = 0
         self._retry_at = 0.0
@@ -256,6 +258,23 @@ class Recording:
         """Actions of a live session by verdict."""
         return dict(self._counts.get(session.id, {}))
 
+    def count_on(self, session: Session, counts: Mapping[str, int]) -> None:
+        """Add what an earlier worker recorded of a session."""
+        self._counts.setdefault(session.id, Counter()).update(counts)
+
     def forget(self, session: Session) -> None:
         """The session has ended; its figures are in its last record."""
         self._counts.pop(session.id, None)
+
+
+def _without_links(path: str) -> str:
+    """A path that a program claimed, as the rules would name it."""
+    return paths.resolve(path) if path.startswith("/") else path
+
+
+def _program(pid: int) -> str:
+    """What a process runs that started before this worker; "" where it is gone."""
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink())
+    except OSError:
+        return ""

@@ -289,9 +289,7 @@ class Sessions:
     def _again(self, session: Session) -> None:
         self.end_soon(session, session.why)
 
-    def _state_record(
-        self, session: Session, state: str, why: str, by: str, steps: Steps
-    ) -> None:
+    def _state_record(self, session: Session, state: str, why: str, by: str, steps: Steps) -> None:
         details = {
             "why": why,
             "by": by,

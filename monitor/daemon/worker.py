@@ -19,6 +19,9 @@ import socket
 import sqlite3
 import sys
 import time
+import traceback
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from monitor import __version__
 from monitor.daemon import adoption, facts, pins
@@ -29,6 +32,11 @@ from monitor.daemon.tables import KernelTables
 from monitor.kernel import features
 from monitor.policy.action import Verb
 from monitor.session.registry import Registry
+from monitor.session.session import Session
+
+if TYPE_CHECKING:  # imported when all is open, because each takes its time
+    from monitor.daemon.api import Api
+    from monitor.daemon.log import Log
 
 REGISTRY = "state.db"
 AUDIT = "audit.db"
@@ -50,7 +58,6 @@ class Worker:
         self.config = config
         self.kept = kept
         self._stop = asyncio.Event()
-        self._status = 0
         self._said = ""
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -91,11 +98,13 @@ class Worker:
         """Adopt, serve, and at the end stop; the exit status."""
         from monitor.daemon.api import Api
         from monitor.daemon.launching import Launching
+        from monitor.daemon.log import Log
 
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_reader(self.kept.fileno(), self._keeper_gone)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper tells
+        before = self.context.recording.store.last()
         self._record_start()
         kept = await self._fetch(loop)
         listeners = {
@@ -109,16 +118,17 @@ class Worker:
             self.context.sessions.notices.attach(session.id, lifeline)
             self._spawn(launcher.adopt(session, lifeline))
         self._spawn(self.context.recording.run())
-        api = Api(self.context, self.config.state / AUDIT)
+        log = Log(self.config.state / AUDIT)
+        api = Api(self.context, log)
         await api.serve(listeners[API_LISTENER])
         self._spawn(launcher.serve(listeners[LAUNCH_LISTENER]))
         self._tick()
         self.kept.ready()
         self._spawn(self._ticking())
-        self._spawn(self._clear())
+        self._spawn(self._clear(log, [session for session, _lifeline in adopted.running], before))
         await self._stop.wait()
-        await self._end(api)
-        return self._status
+        await self._end(api, log)
+        return 0
 
     async def _fetch(self, loop: asyncio.AbstractEventLoop) -> dict[str, int]:
         loop.remove_reader(self.kept.fileno())
@@ -137,12 +147,19 @@ class Worker:
         details = {"pid": os.getpid(), "kernel": facts.host_facts().kernel}
         recording.daemon_record(None, Verb.DAEMON_START, __version__, details, pid=os.getpid())
 
-    async def _clear(self) -> None:
-        """What can wait until all is served: leftovers, and imports that the first session needs."""
+    async def _clear(self, log: Log, adopted: list[Session], last: int) -> None:
+        """What can wait until all is served: leftovers, figures, imports for the first session.
+
+        `last` is the last record of the worker before.
+        """
         adoption.remove_rows(self.context)
         for cgroup in adoption.strangers(self.context):
             await adoption.remove_cgroup(cgroup)
         self.context.registry.prune()
+        for session in adopted:
+            counts = await log.counts(session.id, last)
+            if self.context.registry.by_cgroup(session.cgroup_id) is not None:
+                self.context.recording.count_on(session, counts)
         await asyncio.to_thread(_warm_up)
         self.context.sessions.admission.reload()
         if self.context.sessions.admission.problem:
@@ -180,36 +197,33 @@ class Worker:
         self.context.recording.flush()
         os._exit(KEEPER_GONE)
 
-    async def _end(self, api: object) -> None:
-        from monitor.daemon.api import Api
-
-        assert isinstance(api, Api)
+    async def _end(self, api: Api, log: Log) -> None:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.context.sessions.stop(), STOP_SECONDS)
         if not self.context.registry.live():
             self.config.alive.unlink(missing_ok=True)
         await api.close()
+        log.close()
         for task in self._tasks:
+            task.remove_done_callback(self._done)
             task.cancel()
         self.context.recording.drain()
         self.context.recording.flush()
         self.context.recording.store.close()
         self.context.registry.close()
 
-    def _spawn(self, action: object) -> None:
-        task: asyncio.Task[None] = asyncio.ensure_future(action)  # type: ignore[arg-type]
+    def _spawn(self, action: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(action)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         """A part that fails takes the worker with it: the next one starts from what is certain."""
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a part of the worker failed", "exception": task.exception()}
-            )
-            self._status = 1
-            self._stop.set()
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            traceback.print_exception(error)
+            os._exit(1)
 
 
 def _warm_up() -> None:

@@ -127,5 +127,6 @@ def can_destroy() -> bool:
         _send(diag, SOCK_DESTROY, NLM_F_ACK, request + bytes(SOCKET_ID_SIZE))
         for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
             if kind == NLMSG_ERROR:
-                return struct.unpack_from("=i", body)[0] == -errno.ENOENT
+                (code,) = struct.unpack_from("=i", body)
+                return bool(code == -errno.ENOENT)
     return False

@@ -42,10 +42,24 @@ CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 """
 # Written once; the other fields have columns of their own.
-FIXED = (
-    "agent user uid gid profile digest purpose workspace created expires expires_boottime cgroup"
-    " cgroup_id policies launcher launcher_start"
-).split()
+FIXED = [
+    "agent",
+    "user",
+    "uid",
+    "gid",
+    "profile",
+    "digest",
+    "purpose",
+    "workspace",
+    "created",
+    "expires",
+    "expires_boottime",
+    "cgroup",
+    "cgroup_id",
+    "policies",
+    "launcher",
+    "launcher_start",
+]
 
 
 class UnknownSession(LookupError):
