@@ -111,11 +111,21 @@ def load(instance: str, cgroup: Path) -> Loaded:
     root = pins.instance_folder(instance)
     root.mkdir(mode=0o700, exist_ok=True)
     folder = root / version(text)
-    if (folder / pins.COMPLETE).exists():
-        return Loaded(folder, compiled=False, unix_hooks=unix_hooks)
+    others = [other for other in root.iterdir() if other != folder]
+    compiled = not (folder / pins.COMPLETE).exists()
+    if compiled:
+        _replace(folder, others, text, cgroup, unix_hooks)
+    # Those of before, and of a loader that died here: with two versions in force, the worker
+    # would write the tables of one and the other would refuse.
+    for other in others:
+        shutil.rmtree(other)
+    return Loaded(folder, compiled, unix_hooks)
+
+
+def _replace(folder: Path, others: list[Path], text: str, cgroup: Path, unix_hooks: bool) -> None:
+    """Put the probes into `folder` and in force, with the rows of `others`."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
-    others = [other for other in root.iterdir() if other != folder]
     try:
         module = _compile(text)
         for name in MAPS:
@@ -129,9 +139,6 @@ def load(instance: str, cgroup: Path) -> Loaded:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    for other in others:
-        shutil.rmtree(other)
-    return Loaded(folder, compiled=True, unix_hooks=unix_hooks)
 
 
 def _compile(text: str) -> Any:

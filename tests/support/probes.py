@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes without a daemon: an instance of their own, hand-made policies, processes in cgroups."""
+"""The probes without a daemon: an instance of their own, policies by hand, processes in cgroups."""
 
 from __future__ import annotations
 
@@ -170,8 +170,9 @@ class Probes:
         self.tables.close()
         (self.root.path / "cgroup.kill").write_text("1")
         wait_until(lambda: not self.root.populated())
-        for folder, _names, _files in os.walk(self.root.path, topdown=False):
-            os.rmdir(folder)
+        for folder in sorted(self.root.path.rglob("*/"), reverse=True):
+            folder.rmdir()
+        self.root.path.rmdir()
         shutil.rmtree(pins.instance_folder(self.instance), ignore_errors=True)
 
 
@@ -224,13 +225,14 @@ def inside(cgroup: Cgroup | None, action: Callable[[], T]) -> T:
 
 
 def enter_network() -> None:
-    """Give this process a network of its own: loopback, on which 10/8 and fd00::/8 are local too."""
+    """Give this process a network of its own, in which 10/8 and fd00::/8 are on loopback too."""
     if libc.unshare(CLONE_NEWNET):
         raise OSError(ctypes.get_errno(), "unshare")
     for command in (
         "link set lo up",
         "route add local 10.0.0.0/8 dev lo",
         "-6 route add local fd00::/8 dev lo",
+        "-6 addr add fd00:1::1/128 dev lo nodad",
     ):
         subprocess.run(["ip", *command.split()], check=True)
 
@@ -281,30 +283,30 @@ def raw_sendto(sock: socket.socket, address: bytes, data: bytes = b"x", flags: i
     return _answer(libc.sendto(sock.fileno(), data, len(data), flags, address, len(address)))
 
 
-class iovec(ctypes.Structure):
+class IoVector(ctypes.Structure):
     _fields_ = [("base", ctypes.c_char_p), ("length", ctypes.c_size_t)]
 
 
-class mmsghdr(ctypes.Structure):
+class Message(ctypes.Structure):
     """struct mmsghdr with its struct msghdr in place."""
 
     _fields_ = [
         ("name", ctypes.c_char_p),
         ("name_length", ctypes.c_uint32),
-        ("vectors", ctypes.POINTER(iovec)),
+        ("vectors", ctypes.POINTER(IoVector)),
         ("vector_count", ctypes.c_size_t),
         ("control", ctypes.c_void_p),
         ("control_length", ctypes.c_size_t),
-        ("flags", ctypes.c_int),
+        ("flags", ctypes.c_int64),  # an int, and padding to the end of struct msghdr
         ("sent", ctypes.c_uint32),
     ]
 
 
 def raw_sendmmsg(sock: socket.socket, addresses: Sequence[bytes]) -> tuple[int, int]:
     """One datagram to each of `addresses`: (how many were sent, errno of the first refused)."""
-    vector = iovec(b"x", 1)
-    messages = (mmsghdr * len(addresses))(
-        *(mmsghdr(each, len(each), ctypes.pointer(vector), 1) for each in addresses)
+    vector = IoVector(b"x", 1)
+    messages = (Message * len(addresses))(
+        *(Message(each, len(each), ctypes.pointer(vector), 1) for each in addresses)
     )
     result = libc.sendmmsg(sock.fileno(), messages, len(addresses), 0)
     return max(result, 0), _answer(result)
