@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One launch: the conversation with a launcher and its child, from the request to `go`.
+
+The order of monitor/launch/protocol.py is the only one there is. Whatever goes wrong is raised; who
+runs the launch takes down what `session` names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+from monitor.daemon import floor, launch_request, layers, readback
+from monitor.daemon.context import Context, LaunchRequest, Refused
+from monitor.daemon.launch_channel import Closed, LaunchChannel, sealed
+from monitor.daemon.readback import Status
+from monitor.kernel.cgroup import Cgroup
+from monitor.kernel.peer import Peer
+from monitor.launch import protocol
+from monitor.launch.protocol import ProtocolError
+from monitor.session.session import Session
+
+# The child waits this much longer than the daemon, which then tells it why.
+PATIENCE_SECONDS = 5
+
+
+class Launch:
+    """One launch. `session` is set from the moment there is something to take down."""
+
+    def __init__(self, context: Context, channel: LaunchChannel, peer: Peer) -> None:
+        self.context = context
+        self.channel = channel
+        self.peer = peer
+        self.step = "read the request"
+        self.request: LaunchRequest | None = None
+        self.session: Session | None = None
+
+    def asked(self) -> dict[str, Any]:
+        """Who asked for what, for the record of a refusal."""
+        asked: dict[str, Any] = {"uid": self.peer.uid}
+        if self.request is not None:
+            asked |= {
+                "agent": self.request.agent,
+                "profile": self.request.profile or self.request.profile_source,
+                "observe": self.request.observe,
+                "command": self.request.argv0,
+            }
+        return asked
+
+    async def run(self) -> Session:
+        """The whole conversation, up to `go`. Refused, ProtocolError, NotWorn, Closed, OSError."""
+        message, _pid = await self.channel.receive(protocol.REQUEST, self.peer.pid)
+        self.request = launch_request.read(message)
+        self.step = "make the session"
+        session = await self.context.sessions.create(self.peer, self.request)
+        self.session = session
+        self.context.sessions.attach(session, self.channel.connection)
+        self.step = "send the session"
+        self._send_session(session, launch_request.environment(message))
+        self.step = "wait for the child"
+        _message, pid = await self.channel.receive(protocol.CHILD)
+        before = self._check_child(pid)
+        self.step = "move the child into the session's cgroup"
+        Cgroup(Path(session.cgroup)).enter(pid)
+        self._check_child(pid)
+        self.channel.send(protocol.ENTERED)
+        namespace, view = await self._view(session, pid)
+        self.step = "wait until the child is confined"
+        message, _pid = await self.channel.receive(protocol.CONFINED, pid)
+        self.step = "read back what the child wears"
+        facts = readback.check(pid, self._expected(session, before, namespace))
+        facts |= {"launcher": self.peer.pid, "command": self.request.argv0, "view": view}
+        facts |= {
+            f"landlock_{name}": message.number(name) for name in ("layers", "rules", "absent")
+        }
+        self.step = "record the launch"
+        session = self.context.sessions.started(session, pid, facts)
+        self.session = session
+        self.channel.send(protocol.GO)
+        return session
+
+    def _send_session(self, session: Session, names: list[str]) -> None:
+        plan, seconds = session.plan, self.context.config.limits.launch_seconds
+        fields = [
+            ("id", session.id.encode()),
+            ("view", self._view_kind(session)),
+            ("seconds", b"%d" % (int(seconds) + PATIENCE_SECONDS)),
+        ]
+        fields += self._environment(session, names)
+        if plan.limits.files is not None:
+            fields.append(("files", b"%d" % plan.limits.files))
+        if self.peer.uid == 0:
+            fields += [("uid", b"%d" % session.uid), ("gid", b"%d" % session.gid)]
+            fields += [("group", b"%d" % group) for group in self._groups(session)]
+        try:
+            contents = {
+                "seccomp": floor.export(plan.syscalls),
+                "layers": layers.document(plan, self.context.host.landlock_abi),
+            }
+        except ValueError as error:
+            raise Refused(f"the profile cannot be held here: {error}") from error
+        with contextlib.ExitStack() as stack:
+            descriptors = []
+            for name, content in contents.items():
+                descriptors.append(sealed(f"ri-{name}", content))
+                stack.callback(os.close, descriptors[-1])
+            self.channel.send(protocol.SESSION, *fields, descriptors=descriptors)
+
+    def _view_kind(self, session: Session) -> bytes:
+        if session.plan.view is None or session.plan.observe:
+            return protocol.VIEW_NONE
+        return protocol.VIEW_ROOT if self.peer.uid == 0 else protocol.VIEW_USER
+
+    def _environment(self, session: Session, names: list[str]) -> list[tuple[str, bytes]]:
+        from monitor.policy.environment import kept
+
+        plan = session.plan.environment
+        keep = kept(plan, names)
+        made: dict[str, str] = {}
+        if session.uid != self.peer.uid:
+            # Those of the one who started it would lead CMD to another's home.
+            account = pwd.getpwuid(session.uid)
+            own = {
+                "HOME": account.pw_dir,
+                "USER": account.pw_name,
+                "LOGNAME": account.pw_name,
+                "SHELL": account.pw_shell or "/bin/sh",
+            }
+            made |= {name: own[name] for name in kept(plan, own)}
+        made |= dict(plan.set)
+        pairs = [f"{name}={value}" for name, value in made.items()]
+        return [("keep", os.fsencode(name)) for name in keep if name not in made] + [
+            ("set", os.fsencode(pair)) for pair in pairs
+        ]
+
+    def _groups(self, session: Session) -> list[int]:
+        """Supplementary groups of the user whom CMD runs as; root without capabilities has none."""
+        return [] if session.uid == 0 else os.getgrouplist(session.user, session.gid)
+
+    def _check_child(self, pid: int) -> Status:
+        """The process that is to become CMD must be the launcher's own child."""
+        try:
+            status = Status.read(pid)
+        except OSError as error:
+            raise Closed(f"process {pid} is gone") from error
+        if pid == self.peer.pid or status.parent != self.peer.pid:
+            raise ProtocolError(f"process {pid} is not a child of the launcher {self.peer.pid}")
+        if set(status.uids) != {self.peer.uid}:
+            raise ProtocolError(f"process {pid} has user ids {status.uids}, not {self.peer.uid}")
+        return status
+
+    async def _view(self, session: Session, pid: int) -> tuple[str | None, dict[str, Any] | None]:
+        """(the child's mount namespace, facts on its view); None each where it gets none."""
+        kind = self._view_kind(session)
+        if kind == protocol.VIEW_NONE:
+            return None, None
+        from monitor.daemon import viewing
+
+        self.step = "wait until the child has unshared its namespaces"
+        await self.channel.receive(protocol.UNSHARED, pid)
+        namespace = readback.namespace(pid)
+        if namespace == readback.namespace(self.peer.pid):
+            raise ProtocolError(f"process {pid} has not unshared its mount namespace")
+        self.step = "make the view"
+        identity = viewing.Identity(session.uid, self._gid(session), kind == protocol.VIEW_USER)
+        try:
+            made = await viewing.make(pid, session.plan, identity)
+        except viewing.ViewError as error:
+            raise Refused(str(error)) from error
+        self.channel.send(protocol.VIEWED)
+        facts = {"masked": made.masked, "milliseconds": made.milliseconds}
+        return namespace, facts | {"notes": list(made.notes)}
+
+    def _gid(self, session: Session) -> int:
+        """The group CMD runs in: the caller's own, which newgrp(1) may have changed."""
+        return session.gid if self.peer.uid == 0 else self.peer.gid
+
+    def _expected(
+        self, session: Session, before: Status, namespace: str | None
+    ) -> readback.Expected:
+        from_root = self.peer.uid == 0
+        return readback.Expected(
+            launcher=self.peer.pid,
+            uid=session.uid,
+            gid=self._gid(session),
+            groups=tuple(self._groups(session)) if from_root else None,
+            filters=before.filters,
+            bounded=from_root or self._view_kind(session) == protocol.VIEW_USER,
+            namespace=namespace,
+            cgroup=Path(session.cgroup),
+        )

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The launch channel: from a request to a session in which CMD runs, and then its lifeline.
+
+The order of monitor/launch/protocol.py is the only one there is: any other message, an error, the
+time being over or a closed connection ends the launch, and the session with all that was made for
+it. CMD starts only after what its process wears has been read back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from monitor.daemon.context import Context, Refused
+from monitor.daemon.ending import EndingFailed
+from monitor.daemon.launch import Launch
+from monitor.daemon.launch_channel import Closed, LaunchChannel, readable
+from monitor.daemon.readback import NotWorn
+from monitor.kernel.cgroup import Cgroup
+from monitor.kernel.peer import peer_of
+from monitor.launch.protocol import ProtocolError
+from monitor.policy.action import Verb, Verdict
+from monitor.session.session import Session
+
+# Out of descriptors: connections wait in the backlog until some are closed.
+PAUSE_SECONDS = 0.1
+# A refusal is recorded once in this time for each user, with the number of those before it.
+RECORD_SECONDS = 1.0
+
+
+class Launching:
+    """Serves the launch socket of one worker."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.faults = 0  # launches that ended in an error of our own
+        self._waiting: Counter[int] = Counter()  # uid -> launches under way
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._refusals: dict[int, tuple[float, int]] = {}
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Take connections until cancelled; each is served on its own."""
+        loop = asyncio.get_running_loop()
+        listener.setblocking(False)
+        # Messages sent before a connection is accepted carry credentials too.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        try:
+            while True:
+                try:
+                    connection, _address = await loop.sock_accept(listener)
+                except OSError as error:
+                    if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                        raise
+                    await asyncio.sleep(PAUSE_SECONDS)
+                    continue
+                self._spawn(connection)
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    async def adopt(self, session: Session, connection: socket.socket) -> None:
+        """Go on watching the lifeline of a session that an earlier worker launched."""
+        with connection:
+            await self._watch(session, LaunchChannel(connection))
+
+    # -- one connection ------------------------------------------------------------------------
+
+    def _spawn(self, connection: socket.socket) -> None:
+        task = asyncio.create_task(self._connection(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connection(self, connection: socket.socket) -> None:
+        with connection:
+            try:
+                channel, peer = LaunchChannel(connection), peer_of(connection)
+            except OSError:
+                return  # it is gone already
+            # One user's idle connections must not keep the others out.
+            if self._waiting[peer.uid] >= self.context.config.limits.per_user and peer.uid != 0:
+                channel.refuse("too many of your launches are under way", "try again in a moment")
+                return
+            self._waiting[peer.uid] += 1
+            launch = Launch(self.context, channel, peer)
+            try:
+                session = await self._launch(launch)
+            finally:
+                self._waiting[peer.uid] -= 1
+                if not self._waiting[peer.uid]:
+                    del self._waiting[peer.uid]
+            if session is not None:
+                await self._watch(session, channel)
+
+    async def _launch(self, launch: Launch) -> Session | None:
+        """The running session; None: there is none, and nothing of it is left."""
+        seconds = self.context.config.limits.launch_seconds
+        reason, hint = "", ""
+        try:
+            async with asyncio.timeout(seconds):
+                return await launch.run()
+        except Refused as error:
+            reason, hint = error.reason, error.hint
+        except ProtocolError as error:
+            reason, hint = f"launch message: {error}", "ri-exec and the daemon differ in version"
+        except NotWorn as error:
+            reason = f"the process is not confined as it must be: {error}"
+        except TimeoutError:
+            reason = f"the launch was not done within {seconds:g} s (at: {launch.step})"
+        except Closed:
+            await self._end(launch, "its launch was broken off")
+            return None
+        except Exception as error:  # the loop's edge: one launch must not end the others
+            if not isinstance(error, OSError):
+                self.faults += 1
+                traceback.print_exc()
+            reason = f"cannot {launch.step}: {error}"
+        except BaseException:
+            await self._end(launch, "the daemon was stopped during its launch")
+            raise
+        self._record(launch, reason)
+        launch.channel.refuse(reason, hint)
+        await self._end(launch, f"its launch failed: {reason}")
+        return None
+
+    async def _end(self, launch: Launch, why: str) -> None:
+        if launch.session is not None:
+            await self._end_session(launch.session, why)
+
+    async def _end_session(self, session: Session, why: str) -> None:
+        # It says itself what went wrong, and tries again.
+        with contextlib.suppress(EndingFailed, OSError):
+            await self.context.sessions.end(session, why)
+
+    async def _watch(self, session: Session, channel: LaunchChannel) -> None:
+        """End the session when its launcher closes the lifeline, or sends anything on it."""
+        await readable(channel.connection)
+        why = "its command ended"
+        try:
+            if session.pid in Cgroup(Path(session.cgroup)).processes():
+                why = "its launcher ended"
+        except OSError:
+            why = "its cgroup is gone"
+        await self._end_session(session, why)
+
+    def _record(self, launch: Launch, reason: str) -> None:
+        """A refusal in the audit log; who asks all the time does not fill the disk with it."""
+        now = asyncio.get_running_loop().time()
+        last, left_out = self._refusals.get(launch.peer.uid, (-RECORD_SECONDS, 0))
+        if now - last < RECORD_SECONDS:
+            self._refusals[launch.peer.uid] = (last, left_out + 1)
+            return
+        self._refusals[launch.peer.uid] = (now, 0)
+        details = launch.asked() | {"refused_before": left_out}
+        self.context.recording.daemon_record(
+            launch.session,
+            Verb.SESSION_LAUNCH,
+            str(details.get("profile") or "?"),
+            details,
+            verdict=Verdict.DENY,
+            reason=reason,
+            pid=launch.peer.pid,
+        )
