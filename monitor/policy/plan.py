@@ -181,12 +181,14 @@ class ViewPlan:
 class EnvironmentPlan:
     """Environment of CMD: only names matching `keep` and no `scrub` pattern stay, then `set`.
 
-    Patterns are shell globs on the name; `scrub` beats `keep`.
+    Patterns are shell globs on the name; `scrub` beats `keep`. A name must also match one pattern
+    of each list in `also_kept_by`: those of the profiles that the innermost one narrows.
     """
 
     keep: tuple[str, ...]
     scrub: tuple[str, ...]
     set: tuple[tuple[str, str], ...]
+    also_kept_by: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles, context and host features to a Plan: the one object that everything is driven by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from monitor.policy import compile_files, compile_network, origins
+from monitor.policy.action import Origin
+from monitor.policy.compile_network import TCP, UDP
+from monitor.policy.environment import environment_plan
+from monitor.policy.floor import syscall_plan
+from monitor.policy.origins import CompileError, Rules
+from monitor.policy.patterns import is_within
+from monitor.policy.plan import (
+    HostFeatures,
+    Limits,
+    MaskRule,
+    Plan,
+    Policy,
+    RecordChoice,
+    SocketRule,
+    SyscallPlan,
+    ViewPlan,
+)
+from monitor.policy.syscalls import NUMBERS
+from monitor.profile import durations
+from monitor.profile.model import AuditSection, LimitsSection, Profile, SyscallsSection
+from monitor.profile.resolve import digest
+from monitor.profile.variables import Variables
+
+__all__ = ["CompileError", "Context", "compile_plan"]
+
+# uapi/linux/landlock.h: the first ABI that holds truncate(2).
+LANDLOCK_ABI_TRUNCATE = 3
+VIEW = "view"
+# Sockets under it are hidden by the view unless a rule names them.
+RUN = "/run"
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the profiles' variables and the request say. `ttl` is in seconds.
+
+    `resolve` makes a path absolute and free of symbolic links, as far as those may be trusted.
+    """
+
+    workspace: str
+    home: str
+    session: str
+    uid: int
+    ttl: int | None
+    observe: bool
+    resolve: Callable[[str], str]
+
+
+def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeatures) -> Plan:
+    """The plan of a conjunction of profiles, outermost first.
+
+    CompileError names what this host cannot hold, or a rule that cannot be meant; ProfileError an
+    unknown variable.
+    """
+    if not profiles:
+        raise CompileError("a plan needs at least one profile")
+    _check_host(profiles, host, observe=context.observe)
+    variables = Variables(context.workspace, context.home, context.session, context.uid)
+    policies = [_policy(profile, variables, context, host) for profile in profiles]
+    masked = _masks_in_view(policies)
+    missing: tuple[str, ...] = ()
+    view = None
+    if masked and not context.observe:
+        if host.view:
+            view = _view(policies)
+        else:
+            policies = _without(profiles, policies, masked)
+            missing = (VIEW,)
+    audits = [profile.audit or AuditSection() for profile in profiles]
+    every = any(audit.records == "every" for audit in audits)
+    return Plan(
+        policies=tuple(policies),
+        syscalls=_syscalls(profiles, policies, observe=context.observe),
+        view=view,
+        environment=environment_plan(profiles, variables),
+        limits=_limits(profiles, context.ttl),
+        workspace=context.workspace,
+        home=context.home,
+        run_as_root=all(profile.run_as == "root" for profile in profiles),
+        observe=context.observe,
+        records=RecordChoice.EVERY if every else RecordChoice.FIRST,
+        audit_required=any(audit.required for audit in audits),
+        missing=missing,
+    )
+
+
+def _check_host(profiles: Iterable[Profile], host: HostFeatures, *, observe: bool) -> None:
+    if observe:
+        return
+    if host.landlock_abi < LANDLOCK_ABI_TRUNCATE:
+        raise CompileError(
+            f"file rules need Landlock ABI {LANDLOCK_ABI_TRUNCATE}"
+            f" and this kernel has {host.landlock_abi}"
+        )
+    for profile in profiles:
+        for rule in profile.network.unix if profile.network else ():
+            if not host.unix_hooks:
+                origin = origins.make(profile, "network.unix", rule.path, rule.position)
+                raise origins.error(
+                    origin,
+                    "this kernel cannot decide on the names of unix sockets (6.7 and later can)",
+                )
+
+
+def _policy(profile: Profile, variables: Variables, context: Context, host: HostFeatures) -> Policy:
+    rules = Rules()
+    return Policy(
+        profile=profile.name,
+        digest=digest((profile,)),
+        files=compile_files.file_rules(profile, variables, context.resolve),
+        masks=compile_files.mask_rules(profile, variables, context.resolve),
+        connect=compile_network.connect_table(profile, rules),
+        bind=compile_network.bind_table(profile, rules),
+        unix=compile_network.unix_rules(profile, variables, context.resolve, rules),
+        sockets=compile_network.socket_rules(
+            profile,
+            unix=host.unix_hooks,
+            netlink=_syscalls_of(profile).preset != "strict",
+        ),
+        rules=rules.all(),
+    )
+
+
+# -- the view -------------------------------------------------------------------------------------
+
+
+def _masks_in_view(policies: Sequence[Policy]) -> frozenset[MaskRule]:
+    """The masks that something granted lies under: only a view can hold those."""
+    granted = [policy.files for policy in policies]
+    return frozenset(
+        mask
+        for policy in policies
+        for mask in policy.masks
+        if compile_files.needs_view(mask, granted)
+    )
+
+
+def _view(policies: Sequence[Policy]) -> ViewPlan:
+    listed = [{rule.path for rule in policy.unix} for policy in policies]
+    named = sorted(set.intersection(*listed))
+    return ViewPlan(
+        own_proc=True,
+        hide_run=True,
+        sockets=tuple(path for path in named if is_within(path, RUN)),
+    )
+
+
+def _without(
+    profiles: Sequence[Profile], policies: Sequence[Policy], masked: frozenset[MaskRule]
+) -> list[Policy]:
+    """The policies less what only a view holds; CompileError where a profile insists on it."""
+    for profile, policy in zip(profiles, policies, strict=True):
+        held = [mask for mask in policy.masks if mask in masked]
+        if held and VIEW not in profile.may_lack:
+            raise origins.error(
+                held[0].origin,
+                "takes away inside what is granted, which needs a private mount namespace, and"
+                " this host gives none to a session (`may_lack: [view]` goes without)",
+            )
+    return [
+        replace(policy, masks=tuple(mask for mask in policy.masks if mask not in masked))
+        for policy in policies
+    ]
+
+
+# -- the floor ------------------------------------------------------------------------------------
+
+
+def _syscalls_of(profile: Profile) -> SyscallsSection:
+    return profile.syscalls or SyscallsSection()
+
+
+def _syscalls(
+    profiles: Sequence[Profile], policies: Sequence[Policy], *, observe: bool
+) -> SyscallPlan:
+    sections = [_syscalls_of(profile) for profile in profiles]
+    opened: list[set[str]] = [set(section.allow) for section in sections]
+    strict = any(section.preset == "strict" for section in sections)
+    return syscall_plan(
+        _sockets(policies, observe=observe, strict=strict),
+        # Where rules only observe, the floor still keeps to TCP and UDP, and lets them listen.
+        listen=observe or all(map(compile_network.listens, profiles)),
+        strict=strict,
+        opened=set.intersection(*opened),
+        denied=_denied(profiles),
+    )
+
+
+def _sockets(policies: Sequence[Policy], *, observe: bool, strict: bool) -> tuple[SocketRule, ...]:
+    """What every policy lists; when observing, all that the network rules could ever list."""
+    if observe:
+        return compile_network.sockets_for((TCP, UDP), unix=True, netlink=not strict)
+    others = [set(policy.sockets) for policy in policies[1:]]
+    return tuple(rule for rule in policies[0].sockets if all(rule in listed for listed in others))
+
+
+def _denied(profiles: Iterable[Profile]) -> list[tuple[str, Origin]]:
+    found = []
+    for profile in profiles:
+        for index, name in enumerate(_syscalls_of(profile).deny):
+            place = profile.places.get(f"syscalls.deny[{index}]")
+            origin = origins.make(profile, "syscalls.deny", name, place)
+            if name not in NUMBERS:
+                raise origins.error(origin, "x86_64 has no such system call")
+            found.append((name, origin))
+    return found
+
+
+# -- limits ---------------------------------------------------------------------------------------
+
+
+def _limits(profiles: Iterable[Profile], ttl: int | None) -> Limits:
+    sections = [profile.limits or LimitsSection() for profile in profiles]
+    return Limits(
+        ttl=_least(
+            ttl, *(durations.seconds(each.ttl) for each in sections if each.ttl is not None)
+        ),
+        processes=_least(*(each.processes for each in sections)),
+        files=_least(*(each.open_files for each in sections)),
+        memory=_least(
+            *(durations.octets(each.memory) for each in sections if each.memory is not None)
+        ),
+    )
+
+
+def _least(*values: int | None) -> int | None:
+    """The strictest of what is limited."""
+    return min((value for value in values if value is not None), default=None)

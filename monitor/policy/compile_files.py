@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From `files` and `exec` to what Landlock grants and what the view takes away again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from monitor.policy import origins
+from monitor.policy.patterns import escape, is_within, join, pattern
+from monitor.policy.plan import FileAccess, FileRule, MaskKind, MaskRule
+from monitor.profile import paths
+from monitor.profile.model import ExecRule, ExecSection, FilesSection, PathRule, Profile
+from monitor.profile.variables import Variables, expand
+
+Resolve = Callable[[str], str]
+
+# What a mask takes away; where nothing grants that, there is nothing to take.
+TAKEN = {
+    MaskKind.HIDE: FileAccess.READ | FileAccess.WRITE | FileAccess.EXECUTE,
+    MaskKind.READ_ONLY: FileAccess.WRITE,
+    MaskKind.NO_EXEC: FileAccess.EXECUTE,
+}
+
+
+def file_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tuple[FileRule, ...]:
+    """What `files.read`, `write` and `execute` of one profile grant, sorted by path."""
+    section = profile.files or FilesSection()
+    granted = (
+        ("files.read", section.read, FileAccess.READ),
+        ("files.write", section.write, FileAccess.WRITE),
+        ("files.execute", section.execute, FileAccess.EXECUTE),
+    )
+    rules = []
+    for key, listed, access in granted:
+        for rule in listed:
+            base, tree = paths.split(rule.path)
+            path = resolve(_absolute(profile, key, rule, base, variables))
+            origin = origins.make(profile, key, rule.path, rule.position)
+            rules.append(FileRule(path, tree, access, origin))
+    return tuple(sorted(rules, key=lambda rule: (rule.path, rule.tree, rule.access.value)))
+
+
+def mask_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tuple[MaskRule, ...]:
+    """What `files.deny`, `files.read_only` and `exec.deny` of one profile take away."""
+    section = profile.files or FilesSection()
+    masked: tuple[tuple[str, Sequence[PathRule | ExecRule], MaskKind], ...] = (
+        ("files.deny", section.deny, MaskKind.HIDE),
+        ("files.read_only", section.read_only, MaskKind.READ_ONLY),
+        ("exec.deny", (profile.exec or ExecSection()).deny, MaskKind.NO_EXEC),
+    )
+    # A `*` in the name of a home folder is a character, not a pattern.
+    literal = Variables(
+        workspace=escape(variables.workspace),
+        home=escape(variables.home),
+        session=escape(variables.session),
+        uid=variables.uid,
+    )
+    rules = []
+    for key, listed, kind in masked:
+        for rule in listed:
+            base, _ = paths.split(rule.path)
+            text = _resolved(_absolute(profile, key, rule, base, literal), resolve)
+            origin = origins.make(profile, key, rule.path, rule.position)
+            rules.append(MaskRule(text, kind, origin))
+    return tuple(sorted(rules, key=lambda rule: (rule.pattern, rule.kind.value)))
+
+
+def needs_view(mask: MaskRule, policies: Collection[Sequence[FileRule]]) -> bool:
+    """Whether the mask takes away something that the rules of every policy grant."""
+    return all(any(_overlap(mask, rule) for rule in rules) for rules in policies)
+
+
+def _absolute(
+    profile: Profile, key: str, rule: PathRule | ExecRule, base: str, variables: Variables
+) -> str:
+    text = expand(base, variables, rule.position)
+    if not text.startswith("/") or ".." in text.split("/"):
+        origin = origins.make(profile, key, rule.path, rule.position)
+        raise origins.error(origin, f"{text} is not an absolute path without '..'")
+    return text
+
+
+def _resolved(text: str, resolve: Resolve) -> str:
+    """The pattern with the part of it that is a plain path resolved."""
+    found = pattern(text)
+    prefix = resolve(join(found.literal)) if found.literal else "/"
+    return join([*filter(None, escape(prefix).split("/")), *found.names[len(found.literal) :]])
+
+
+def _overlap(mask: MaskRule, rule: FileRule) -> bool:
+    if not rule.access & TAKEN[mask.kind]:
+        return False
+    found = pattern(mask.pattern)
+    if found.covers(rule.path):
+        return True
+    if not rule.tree:
+        return False
+    start = join(found.literal)
+    return is_within(start, rule.path) or (not found.is_literal and is_within(rule.path, start))
+
+
+def granting(rules: Sequence[FileRule], path: str) -> Iterator[FileRule]:
+    """The rules that grant anything on `path`."""
+    for rule in rules:
+        if rule.path == path or (rule.tree and is_within(path, rule.path)):
+            yield rule

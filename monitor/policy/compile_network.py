@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From `network` to the tables of the cgroup programs: prefixes, unix names, sockets.
+
+The programs take the longest prefix that matches an address and then the port, and nothing else.
+So each prefix of the table carries the whole verdict of all the rules that cover it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from monitor.policy import origins
+from monitor.policy.action import Origin
+from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL, SOCK_DGRAM
+from monitor.policy.origins import Rules
+from monitor.policy.plan import NetPrefix, PortRange, SocketRule, UnixRule
+from monitor.profile.model import NetworkRule, NetworkSection, Profile
+from monitor.profile.network import EVERYWHERE, HIGHEST_PORT, MAPPED, PROTOCOLS, IPNetwork, parse
+from monitor.profile.variables import Variables, expand
+
+TCP, UDP = PROTOCOLS["tcp"], PROTOCOLS["udp"]
+
+# linux/socket.h, linux/net.h, uapi/linux/netlink.h
+AF_INET = 2
+AF_INET6 = 10
+AF_NETLINK = 16
+SOCK_STREAM = 1
+SOCK_NETLINK_RAW = 3
+SOCK_SEQPACKET = 5
+UNIX_TYPES = (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET)
+NETLINK_TYPES = (SOCK_DGRAM, SOCK_NETLINK_RAW)
+NETLINK_ROUTE = 0
+
+# Destinations that a rule must name by a prefix within them: a wider rule does not reach them.
+RESERVED: tuple[tuple[str, str], ...] = (
+    ("169.254.0.0/16", "link-local addresses, where clouds keep a host's credentials"),
+    ("fe80::/10", "link-local addresses"),
+    ("fd00:ec2::254/128", "the metadata service of Amazon EC2"),
+    ("fd20:ce::254/128", "the metadata service of Google Compute Engine"),
+    ("100.100.100.200/32", "the metadata service of Alibaba Cloud"),
+    ("168.63.129.16/32", "the metadata service of Azure"),
+    ("0.0.0.0/32", "stands for this host itself: name 127.0.0.1"),
+    ("::/128", "stands for this host itself: name [::1]"),
+    ("224.0.0.0/4", "multicast"),
+    ("255.255.255.255/32", "broadcast"),
+    ("ff00::/8", "multicast"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Covering:
+    """One prefix of one rule. `reserved` rules stand between wide allow rules and narrow ones."""
+
+    network: IPNetwork
+    ports: tuple[tuple[int, int], ...]
+    protocol: int
+    allow: bool
+    reserved: bool
+    origin: Origin
+
+
+def connect_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
+    """Where the profile lets its sessions connect and send to."""
+    section = profile.network or NetworkSection()
+    allowed = _covering(profile, "network.connect", section.connect)
+    reserved = _reserved() if allowed else ()
+    return _table([*allowed, *_denied(profile), *reserved], rules)
+
+
+def bind_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
+    """Which own addresses the profile lets its sessions bind."""
+    section = profile.network or NetworkSection()
+    return _table([*_covering(profile, "network.bind", section.bind), *_denied(profile)], rules)
+
+
+def unix_rules(
+    profile: Profile, variables: Variables, resolve: Callable[[str], str], rules: Rules
+) -> tuple[UnixRule, ...]:
+    """The names that may be connected to, as written and with the host's own links followed.
+
+    The program compares the name that a program passes, and `/var/run/x` is as good as `/run/x`.
+    """
+    numbers: dict[str, int] = {}
+    for rule in (profile.network or NetworkSection()).unix:
+        number = rules.number(origins.make(profile, "network.unix", rule.path, rule.position))
+        path = expand(rule.path, variables, rule.position)
+        numbers.setdefault(path, number)
+        if not path.startswith("@"):
+            numbers.setdefault(resolve(path), number)
+    return tuple(UnixRule(path, number) for path, number in sorted(numbers.items()))
+
+
+def listens(profile: Profile) -> bool:
+    """Whether a bind rule asks for TCP, without which listen(2) is refused."""
+    section = profile.network or NetworkSection()
+    return any(parse(rule.to).protocol == TCP for rule in section.bind)
+
+
+def socket_rules(profile: Profile, *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
+    """The sockets that the profile's rules need. `unix`: the kernel decides on unix names."""
+    section = profile.network or NetworkSection()
+    named = {parse(rule.to).protocol for rule in (*section.connect, *section.bind)}
+    return sockets_for(named, unix=unix, netlink=netlink)
+
+
+def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
+    """Sockets of these IP protocols, by list: what is not TCP or UDP runs no cgroup hook.
+
+    `netlink` adds the read-only listing of interfaces (getifaddrs) where there are IP sockets.
+    """
+    found: list[SocketRule] = []
+    if unix:
+        found += [SocketRule(AF_UNIX, kind, ANY_PROTOCOL) for kind in UNIX_TYPES]
+    wanted = sorted(set(protocols))
+    for protocol in wanted:
+        kind = SOCK_STREAM if protocol == TCP else SOCK_DGRAM
+        for family in (AF_INET, AF_INET6):
+            found += [SocketRule(family, kind, number) for number in (0, protocol)]
+    if netlink and wanted:
+        found += [SocketRule(AF_NETLINK, kind, NETLINK_ROUTE) for kind in NETLINK_TYPES]
+    return tuple(found)
+
+
+def _denied(profile: Profile) -> list[_Covering]:
+    section = profile.network or NetworkSection()
+    return _covering(profile, "network.deny", section.deny)
+
+
+def _covering(profile: Profile, key: str, listed: Sequence[NetworkRule]) -> list[_Covering]:
+    found = []
+    for rule in listed:
+        to = parse(rule.to)
+        origin = origins.make(profile, key, rule.to, rule.position)
+        allow = key != "network.deny"
+        found += [
+            _Covering(network, to.ports, to.protocol, allow, False, origin)
+            for network in to.networks
+        ]
+    return found
+
+
+def _reserved() -> tuple[_Covering, ...]:
+    return tuple(
+        _Covering(
+            ipaddress.ip_network(text),
+            ((0, HIGHEST_PORT),),
+            protocol,
+            False,
+            True,
+            origins.built_in("network.deny", f"{text}: {why}"),
+        )
+        for text, why in RESERVED
+        for protocol in (TCP, UDP)
+    )
+
+
+def _table(covering: Sequence[_Covering], rules: Rules) -> tuple[NetPrefix, ...]:
+    networks = {each.network for each in covering}
+    # IPv4 lies within ::/0 as the kernel sees it, and rules about IPv6 do not speak of it.
+    if any(network.version == 6 and MAPPED.subnet_of(network) for network in networks):
+        networks.add(EVERYWHERE[0])
+    ordered = sorted(networks, key=lambda network: ipaddress.IPv6Network(mapped(network)))
+    return tuple(NetPrefix(mapped(each), _fold(each, covering, rules)) for each in ordered)
+
+
+def mapped(network: IPNetwork) -> str:
+    """The text of `network` in the table's form: IPv4 is written IPv4-mapped."""
+    if isinstance(network, ipaddress.IPv6Network):
+        return str(network)
+    return f"::ffff:{network.network_address}/{network.prefixlen + MAPPED.prefixlen}"
+
+
+def _within(network: IPNetwork, other: IPNetwork) -> bool:
+    if isinstance(network, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and network.subnet_of(other)
+    return isinstance(other, ipaddress.IPv6Network) and network.subnet_of(other)
+
+
+def _fold(network: IPNetwork, covering: Sequence[_Covering], rules: Rules) -> tuple[PortRange, ...]:
+    """The verdict for each port of the addresses whose longest prefix is `network`."""
+    here = [each for each in covering if _within(network, each.network)]
+    reserved = [each.network for each in here if each.reserved]
+    # A rule reaches into a reserved prefix only if it is all within it.
+    here = [
+        each
+        for each in here
+        if not each.allow or all(_within(each.network, outer) for outer in reserved)
+    ]
+    # Deny beats allow, allow beats reserved; then the narrower rule gives its name.
+    here.sort(
+        key=lambda each: (each.reserved, each.allow, -each.network.prefixlen, str(each.origin))
+    )
+    ranges: list[PortRange] = []
+    for protocol in sorted({each.protocol for each in here}):
+        ranges += _merged(_deciding(here, protocol, rules))
+    return tuple(ranges)
+
+
+def _deciding(here: Sequence[_Covering], protocol: int, rules: Rules) -> Iterator[PortRange]:
+    """The first of `here` that speaks of each port, from one change to the next."""
+    speaking = [each for each in here if each.protocol == protocol]
+    starts = {edge for each in speaking for low, high in each.ports for edge in (low, high + 1)}
+    edges = sorted(starts)
+    for first, behind in zip(edges, edges[1:], strict=False):
+        for each in speaking:
+            if any(low <= first <= high for low, high in each.ports):
+                number = rules.number(each.origin)
+                yield PortRange(protocol, first, behind - 1, each.allow, number)
+                break
+
+
+def _merged(ranges: Iterable[PortRange]) -> list[PortRange]:
+    """Neighbours with the same verdict by the same rule made one."""
+    found: list[PortRange] = []
+    for each in ranges:
+        last = found[-1] if found else None
+        if last and (last.last + 1, last.allow, last.rule) == (each.first, each.allow, each.rule):
+            found[-1] = PortRange(last.protocol, last.first, each.last, last.allow, last.rule)
+        else:
+            found.append(each)
+    return found
