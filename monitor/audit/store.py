@@ -7,123 +7,27 @@ loses nothing; a crash of the host may lose the end of what was appended in the 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from monitor.audit import canonical, head
+from monitor.audit import canonical, head, schema
 from monitor.audit.head import Head, HeadError
-from monitor.audit.query import COMMON_VERB, Query, select
+from monitor.audit.reader import Reader, closing_on_error
 from monitor.audit.record import Draft, Record
-from monitor.audit.verify import Verification, check
+from monitor.audit.schema import StoreError
 
-APPLICATION = 0x52494C47  # "RILG"
-FORMAT = 1
+__all__ = ["Reader", "Store", "StoreError"]
+
 HEAD_SECONDS = 1.0
 # Sessions whose number is kept in memory.
 _ACTORS_KNOWN = 4096
-# Pages of the WAL before it is copied into the database: 16 MiB, so that a burst is written once.
-_CHECKPOINT_PAGES = 4096
-
-# The columns beside body and hash are for finding records; `verify` compares them with the body.
-_SCHEMA = f"""
-CREATE TABLE actors (
-    id INTEGER PRIMARY KEY,
-    session TEXT NOT NULL,
-    agent TEXT NOT NULL,
-    UNIQUE (session, agent)
-) STRICT;
-CREATE TABLE records (
-    id INTEGER PRIMARY KEY,
-    time REAL NOT NULL,
-    actor INTEGER NOT NULL REFERENCES actors (id),
-    verb TEXT NOT NULL,
-    verdict TEXT NOT NULL,
-    body TEXT NOT NULL,
-    hash BLOB NOT NULL
-) STRICT;
-CREATE INDEX records_by_actor ON records (actor);
-CREATE INDEX records_by_time ON records (time);
-CREATE INDEX records_by_verb ON records (verb) WHERE verb <> '{COMMON_VERB.value}';
-CREATE INDEX records_by_verdict ON records (verdict) WHERE verdict <> 'allow';
-"""
-_GUARDS = "".join(
-    f"CREATE TRIGGER IF NOT EXISTS {table}_{action.lower()} BEFORE {action} ON {table}"
-    " BEGIN SELECT RAISE(ABORT, 'the audit log only grows'); END;"
-    for table in ("records", "actors")
-    for action in ("UPDATE", "DELETE")
-)
-
 
 # id, time, actor, verb, verdict, body, hash
 Row = tuple[int, float, int, str, str, str, bytes]
-
-
-class StoreError(Exception):
-    """The log cannot be opened, read or written; the message says which file and why."""
-
-
-class Reader:
-    """Read-only access, beside the writer or without one. Not for more than one thread."""
-
-    def __init__(self, path: Path) -> None:
-        """StoreError where there is no log, or none that this version reads."""
-        self.path = path
-        try:
-            self._database = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None
-            )
-            _check_format(self._database, path)
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot open the audit log {path}: {error}") from error
-
-    def query(self, query: Query) -> list[Record]:
-        """The records that pass the filters, oldest first."""
-        statement, parameters = select(query)
-        try:
-            rows = self._database.execute(statement, parameters).fetchall()
-            if query.newest:
-                rows.reverse()
-            return [canonical.decode(body, digest) for body, digest in rows]
-        except (UnicodeEncodeError, OverflowError):
-            return []  # a filter that no record can pass
-        except (sqlite3.Error, canonical.BodyError) as error:
-            raise StoreError(f"cannot read the audit log {self.path}: {error}") from error
-
-    def get(self, number: int) -> Record | None:
-        """The record with this id."""
-        found = self.query(Query(after=number - 1, limit=1))
-        return found[0] if found and found[0].id == number else None
-
-    def last(self) -> int:
-        """The id of the newest record, 0 where there is none."""
-        try:
-            return _last(self._database).id
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read the audit log {self.path}: {error}") from error
-
-    def counts(self, session: str, last: int) -> dict[str, int]:
-        """How many actions of a session got which verdict, in the records up to `last`."""
-        try:
-            rows = self._database.execute(
-                f"SELECT verdict, sum(body ->> '$[{canonical.FIELDS.index('count')}]')"  # noqa: S608
-                " FROM records WHERE actor IN (SELECT id FROM actors WHERE session = ?)"
-                " AND id <= ? GROUP BY verdict",
-                (session, last),
-            )
-            return dict(rows.fetchall())
-        except sqlite3.Error as error:
-            raise StoreError(f"cannot read the audit log {self.path}: {error}") from error
-
-    def verify(self) -> Verification:
-        """Check every record and the head; reads the whole log."""
-        return check(self._database, self.path)
-
-    def close(self) -> None:
-        self._database.close()
 
 
 class Store(Reader):
@@ -139,13 +43,14 @@ class Store(Reader):
         self.head_problem = ""
         self._head_path = head.beside(path)
         self._actors: dict[tuple[str, str], int] = {}
+        self._head_due = 0.0
         try:
-            self._database = _open(path)
-            self._last = _last(self._database)
-            self._check_head()
-            self._written = self._last
-            self._head_due = 0.0
-            self._keep_head()
+            self._database = sqlite3.connect(_made(path), isolation_level=None)
+            with closing_on_error(self._database):
+                schema.set_up(self._database, path)
+                self._last = schema.last(self._database)
+                self._written = self._known_head()
+                self._keep_head()
         except (sqlite3.Error, OSError) as error:
             raise StoreError(f"cannot open the audit log {path}: {error}") from error
 
@@ -153,8 +58,8 @@ class Store(Reader):
     def reader(path: Path) -> Reader:
         return Reader(path)
 
-    def _check_head(self) -> None:
-        """StoreError where the log has lost what the head file knows of."""
+    def _known_head(self) -> Head:
+        """What the head file says. StoreError where the log has lost what it knows of."""
         advice = "move both files away to start a new log, and keep them as evidence"
         try:
             known = head.read(self._head_path)
@@ -163,11 +68,14 @@ class Store(Reader):
         if known is None:
             if self._last.id:
                 raise StoreError(f"{self._head_path} is missing beside {self.path}: {advice}")
-        elif known.id and _hash_of(self._database, known.id) != known.hash:
+            head.write(self._head_path, Head())
+            return Head()
+        if known.id and _hash_of(self._database, known.id) != known.hash:
             raise StoreError(
                 f"the audit log {self.path} ends at record {self._last.id} and does not hold"
                 f" record {known.id} that {self._head_path} names: {advice}"
             )
+        return known
 
     def append(self, drafts: Sequence[Draft]) -> list[Record]:
         """Store all drafts, in one transaction, and return them as records.
@@ -247,7 +155,7 @@ class Store(Reader):
             database.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
             database.execute("COMMIT")
         except BaseException as error:
-            with contextlib.suppress(sqlite3.Error):
+            with suppress(sqlite3.Error):
                 if database.in_transaction:
                     database.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
@@ -278,42 +186,10 @@ class Store(Reader):
         super().close()
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _made(path: Path) -> Path:
+    """Make the file when absent, for its owner only; SQLite gives those beside it the same mode."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    database = sqlite3.connect(path, isolation_level=None)
-    for setting in (
-        "journal_mode = WAL",
-        "synchronous = NORMAL",
-        f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
-    ):
-        database.execute(f"PRAGMA {setting}")
-    if database.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-        with database:
-            database.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION};"
-                f" PRAGMA user_version = {FORMAT}; COMMIT"
-            )
-    _check_format(database, path)
-    database.executescript(_GUARDS)
-    return database
-
-
-def _check_format(database: sqlite3.Connection, path: Path) -> None:
-    """StoreError where the database is not an audit log, or one of another version."""
-    application = database.execute("PRAGMA application_id").fetchone()[0]
-    version = database.execute("PRAGMA user_version").fetchone()[0]
-    if application != APPLICATION:
-        raise StoreError(f"{path} is a database, but no audit log")
-    if version != FORMAT:
-        raise StoreError(
-            f"the audit log {path} has format {version}, and this version reads {FORMAT}:"
-            " move it away to start a new one"
-        )
-
-
-def _last(database: sqlite3.Connection) -> Head:
-    row = database.execute("SELECT id, hash FROM records ORDER BY id DESC LIMIT 1").fetchone()
-    return Head() if row is None else Head(*row)
+    return path
 
 
 def _hash_of(database: sqlite3.Connection, number: int) -> bytes | None:
