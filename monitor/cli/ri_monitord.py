@@ -17,14 +17,18 @@ from monitor.daemon.config import Config, ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 KEEPER = ROOT / "monitor" / "daemon" / "keeper.py"
 EPILOG = """\
-exit status: 0 stopped by a signal; 1 the host lacks what is needed, or a file cannot be used
-(the message says which); 2 usage
+environment:
+  RI_SOCKET  socket of the API, where --socket does not name it
+
+exit status:
+  0  stopped by a signal
+  1  the host lacks what is needed, or a file cannot be used: the message says which
+  2  usage
 
 examples:
-  ri-monitord                                    as /etc/ri/config.yaml says
-  ri-monitord --config ./config.yaml             another configuration
-  ri-monitord --socket /run/test/ri.sock --state /tmp/state
-  rictl doctor                                   what the running daemon enforces on this host
+  ri-monitord                            as /etc/ri/config.yaml says
+  ri-monitord --config ./config.yaml     another configuration
+  rictl doctor                           what the running daemon enforces on this host
 """
 
 
@@ -37,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", type=Path, metavar="FILE", help="configuration to read")
-    made.add_argument("--socket", type=Path, metavar="PATH", help="socket of the API")
-    made.add_argument("--state", type=Path, metavar="DIR", help="folder of databases")
+    made.add_argument("--config", type=Path, metavar="FILE", help="configuration to read (/etc/ri/config.yaml)")
+    made.add_argument("--socket", type=Path, metavar="PATH", help="socket of the API (/run/ri/ri.sock)")
+    made.add_argument("--state", type=Path, metavar="DIR", help="folder of databases (/var/lib/ri)")
     made.add_argument("--version", action="version", version=f"ri-monitord {__version__}")
     return made
 
