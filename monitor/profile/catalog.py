@@ -32,15 +32,16 @@ class _Version:
     ctime: int
 
 
-class Catalog:
-    """The profiles of `folders`; of two with one name the first folder's is meant.
+# What all catalogs have read. A file is parsed again only when it has changed: a launch has no time
+# for YAML.
+_read: dict[Path, tuple[_Version, Profile]] = {}
 
-    A file is parsed again only when it has changed: a launch has no time for YAML.
-    """
+
+class Catalog:
+    """The profiles of `folders`; of two with one name the first folder's is meant."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self.folders = tuple(folders)
-        self._read: dict[Path, tuple[_Version, Profile]] = {}
 
     def names(self) -> list[str]:
         """Every name that `load` finds a file for, sorted."""
@@ -71,12 +72,12 @@ class Catalog:
         version = _Version(
             facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
         )
-        known = self._read.get(path)
+        known = _read.get(path)
         if known is not None and known[0] == version:
             return known[1]
         profile = load(path)
         if profile.name != name:
             message = f"the file {path.name} holds the profile {profile.name!r}: rename one"
             raise ProfileError([problem(profile.places.get("name"), "name", message)])
-        self._read[path] = (version, profile)
+        _read[path] = (version, profile)
         return profile

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is doubtful about a profile that loads: rules that do nothing, or more than they seem to."""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import os
+from collections.abc import Callable, Iterator, Sequence
+
+from monitor.profile import hazards, lint_files, network, paths, placed
+from monitor.profile.finding import LEVELS, Finding, Level
+from monitor.profile.model import NetworkRule, Profile
+from monitor.profile.variables import Variables, expand
+
+__all__ = ["Finding", "lint"]
+
+# More addresses than this are as good as any: a /8 of IPv4.
+MANY = 1 << 24
+
+
+def lint(
+    profiles: tuple[Profile, ...],
+    variables: Variables,
+    exists: Callable[[str], bool] = os.path.lexists,
+) -> list[Finding]:
+    """Everything doubtful about resolved `profiles`, the worst first, each thing once."""
+    found: dict[Finding, None] = {}
+    outer: list[placed.Rules] = []
+    for profile in profiles:
+        rules = placed.rules(profile, variables)
+        # What is included is written for many hosts: only the profile's own paths are looked for.
+        missing = [
+            rule
+            for rule in (*rules.allowing(), *rules.taking())
+            if rule.source == rules.source
+            and not paths.is_glob(rule.path)
+            and not exists(rule.path)
+        ]
+        found |= dict.fromkeys(lint_files.lint(rules, outer, variables, missing))
+        found |= dict.fromkeys(_sockets(profile, variables))
+        found |= dict.fromkeys(_networks(profile))
+        found |= dict.fromkeys(_environment(profile))
+        outer.append(rules)
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _sockets(profile: Profile, variables: Variables) -> Iterator[Finding]:
+    for index, rule in enumerate(profile.network.unix if profile.network else ()):
+        path, _ = placed.place(rule.path, variables)
+        for hazard in hazards.SOCKETS:
+            if placed.matches(path, expand(hazard.path, variables)):
+                message = f"{rule.path} is no ordinary socket: {hazard.why}"
+                yield Finding(hazard.level, rule.position, f"network.unix[{index}]", message)
+
+
+def _networks(profile: Profile) -> Iterator[Finding]:
+    section = profile.network
+    if section is None:
+        return
+    denied = [network.parse(rule.to) for rule in section.deny]
+    for key in ("connect", "bind"):
+        listed: Sequence[NetworkRule] = getattr(section, key)
+        for index, rule in enumerate(listed):
+            to = network.parse(rule.to)
+            where = f"network.{key}[{index}]"
+            if any(_denies(each, to) for each in denied):
+                message = f"{rule.to} is never allowed: network.deny takes it away"
+                yield Finding("warning", rule.position, where, message)
+            elif key == "connect":
+                for level, message in _reached(rule, to):
+                    yield Finding(level, rule.position, where, message)
+            elif any(not net.is_loopback for net in to.networks):
+                message = f"{rule.to} lets others than this host connect in, and fetch data"
+                yield Finding("note", rule.position, where, message)
+
+
+def _denies(denied: network.Destination, to: network.Destination) -> bool:
+    return (
+        denied.protocol == to.protocol
+        and all(any(_inside(net, other) for other in denied.networks) for net in to.networks)
+        and all(
+            any(low <= first and last <= high for low, high in denied.ports)
+            for first, last in to.ports
+        )
+    )
+
+
+def _inside(net: network.IPNetwork, other: network.IPNetwork) -> bool:
+    if isinstance(net, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and net.subnet_of(other)
+    return isinstance(other, ipaddress.IPv6Network) and net.subnet_of(other)
+
+
+def _reached(rule: NetworkRule, to: network.Destination) -> Iterator[tuple[Level, str]]:
+    if to.networks == network.EVERYWHERE:
+        yield "warning", f"{rule.to} names a port and no host: any host is a way out for data"
+    elif any(net.num_addresses > MANY and net.version == 4 for net in to.networks):
+        yield "warning", f"{rule.to} names millions of hosts: each is a way out for data"
+    for address in hazards.METADATA:
+        # A wider rule does not reach them: only one that names them, or their own small network.
+        if any(address in net and net.prefixlen >= net.max_prefixlen // 2 for net in to.networks):
+            message = f"{rule.to} reaches {address}, which hands out the machine's credentials"
+            yield "error", message
+
+
+def _environment(profile: Profile) -> Iterator[Finding]:
+    environment = profile.environment
+    if environment is None:
+        return
+    for index, glob in enumerate(environment.keep):
+        key = f"environment.keep[{index}]"
+        position = profile.places.get(key)
+        if glob == "*":
+            message = "* keeps every variable: secrets have names that no pattern foresees"
+            yield Finding("warning", position, key, message)
+        scrubbing = next(
+            (scrub for scrub in environment.scrub if fnmatch.fnmatchcase(glob, scrub)), None
+        )
+        if scrubbing is not None and not paths.is_glob(glob):
+            message = f"{glob} is never kept: the pattern {scrubbing} of scrub takes it away"
+            yield Finding("warning", position, key, message)
