@@ -7,9 +7,11 @@ runs the launch takes down what `session` names.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from monitor.daemon import floor, launch_request, layers, readback
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.launch_channel import Closed, LaunchChannel, sealed
 from monitor.daemon.readback import Status
+from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer
 from monitor.launch import protocol
@@ -37,6 +40,7 @@ class Launch:
         self.step = "read the request"
         self.request: LaunchRequest | None = None
         self.session: Session | None = None
+        self._threads: list[asyncio.Task[None]] = []
 
     def asked(self) -> dict[str, Any]:
         """Who asked for what, for the record of a refusal."""
@@ -53,7 +57,9 @@ class Launch:
     async def run(self) -> Session:
         """The whole conversation, up to `go`. Refused, ProtocolError, NotWorn, Closed, OSError."""
         message, _pid = await self.channel.receive(protocol.REQUEST, self.peer.pid)
+        self._in_thread(cgroup.announce_move)
         self.request = launch_request.read(message)
+        before = self._check_launcher()
         self.step = "make the session"
         session = await self.context.sessions.create(self.peer, self.request)
         self.session = session
@@ -62,14 +68,13 @@ class Launch:
         self._send_session(session, launch_request.environment(message))
         self.step = "wait for the child"
         _message, pid = await self.channel.receive(protocol.CHILD)
-        before = self._check_child(pid)
-        self.step = "move the child into the session's cgroup"
-        Cgroup(Path(session.cgroup)).enter(pid)
         self._check_child(pid)
-        self.channel.send(protocol.ENTERED)
+        entered = self._in_thread(Cgroup(Path(session.cgroup)).enter, pid)
         namespace, view = await self._view(session, pid)
         self.step = "wait until the child is confined"
         message, _pid = await self.channel.receive(protocol.CONFINED, pid)
+        self.step = "move the child into the session's cgroup"
+        await asyncio.shield(entered)
         self.step = "read back what the child wears"
         facts = readback.check(pid, self._expected(session, before, namespace))
         facts |= {"launcher": self.peer.pid, "command": self.request.argv0, "view": view}
@@ -81,6 +86,20 @@ class Launch:
         self.session = session
         self.channel.send(protocol.GO)
         return session
+
+    async def settled(self) -> None:
+        """Wait for what still works on the session: before that it cannot be taken down."""
+        for task in self._threads:
+            with contextlib.suppress(OSError):
+                await asyncio.shield(task)
+
+    def _in_thread(self, action: Callable[..., None], *arguments: object) -> asyncio.Task[None]:
+        """Do what makes the kernel wait while the launch goes on."""
+        task = asyncio.create_task(asyncio.to_thread(action, *arguments))
+        # Whether it failed is asked where its result is needed.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._threads.append(task)
+        return task
 
     def _send_session(self, session: Session, names: list[str]) -> None:
         plan, seconds = session.plan, self.context.config.limits.launch_seconds
@@ -140,17 +159,20 @@ class Launch:
         """Supplementary groups of the user whom CMD runs as; root without capabilities has none."""
         return [] if session.uid == 0 else os.getgrouplist(session.user, session.gid)
 
-    def _check_child(self, pid: int) -> Status:
-        """The process that is to become CMD must be the launcher's own child."""
-        try:
-            status = Status.read(pid)
-        except OSError as error:
-            raise Closed(f"process {pid} is gone") from error
-        if pid == self.peer.pid or status.parent != self.peer.pid:
-            raise ProtocolError(f"process {pid} is not a child of the launcher {self.peer.pid}")
+    def _check_launcher(self) -> Status:
+        """What the launcher wears: its child starts with the same."""
+        status = _status(self.peer.pid)
         if set(status.uids) != {self.peer.uid}:
-            raise ProtocolError(f"process {pid} has user ids {status.uids}, not {self.peer.uid}")
+            raise Refused(
+                f"the launcher has several user ids ({', '.join(map(str, status.uids))})",
+                "start it without a set-user-id program in between",
+            )
         return status
+
+    def _check_child(self, pid: int) -> None:
+        """The process that is to become CMD must be the launcher's own child."""
+        if pid == self.peer.pid or _status(pid).parent != self.peer.pid:
+            raise ProtocolError(f"process {pid} is not a child of the launcher {self.peer.pid}")
 
     async def _view(self, session: Session, pid: int) -> tuple[str | None, dict[str, Any] | None]:
         """(the child's mount namespace, facts on its view); None each where it gets none."""
@@ -192,3 +214,10 @@ class Launch:
             namespace=namespace,
             cgroup=Path(session.cgroup),
         )
+
+
+def _status(pid: int) -> Status:
+    try:
+        return Status.read(pid)
+    except OSError as error:
+        raise Closed(f"process {pid} is gone") from error

@@ -128,6 +128,7 @@ class Launching:
         return None
 
     async def _end(self, launch: Launch, why: str) -> None:
+        await launch.settled()
         if launch.session is not None:
             await self._end_session(launch.session, why)
 

@@ -62,6 +62,19 @@ def holds(instance: str, pid: int) -> bool:
     return False
 
 
+def announce_move() -> None:
+    """Have the kernel get ready to move a process, which `Cgroup.enter` would else wait for.
+
+    A move takes a lock that every fork and exit holds for reading (cgroup_threadgroup_rwsem). The
+    first to take it waits for an RCU grace period, some 10 ms; who comes soon after does not. So
+    this one moves the calling process to where it is. Blocks; meant for a thread.
+    """
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        if line.startswith("0::"):
+            own = unified_mount() / line.removeprefix("0::").lstrip("/")
+            (own / "cgroup.procs").write_text(str(os.getpid()))
+
+
 class Cgroup:
     """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits."""
 

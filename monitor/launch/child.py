@@ -88,10 +88,9 @@ class Child:
             raise LaunchError("the launcher is gone")
         self.check_standard()
         self.new_environment = self.environment()
-        self.step = "enter the session's cgroup"
+        self.step = "report to the daemon"
         self.channel.connection.settimeout(float(self.session.number("seconds")))
         self.channel.send(protocol.CHILD)
-        self.channel.receive(protocol.ENTERED)
         self.take_view()
         self.step = "close descriptors"
         kernel.close_on_exec(len(STANDARD))
@@ -224,13 +223,15 @@ class Child:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
         name = os.fsencode(self.command[0])
         arguments = [os.fsencode(each) for each in self.command]
+        # Files in a folder that may not be searched are as good as not there, unlike for execvp(3):
+        # PATH of a confined user often has such folders.
         refused: OSError | None = None
         missing: OSError | None = None
         for path in self.candidates(name):
             try:
                 _execute(path, arguments, self.new_environment)
             except OSError as error:
-                if error.errno in NO_SUCH:
+                if error.errno in NO_SUCH or not os.path.exists(path):
                     missing = error
                 elif error.errno == errno.EACCES:
                     refused = refused or error

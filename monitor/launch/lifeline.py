@@ -41,6 +41,8 @@ class Lifeline:
     """Waits for one child: never for any other process that may become one."""
 
     def __init__(self, connection: _socket.socket, child: int, report: int) -> None:
+        # The child's copy has a time-out of its own, which rests on the same flag.
+        connection.settimeout(0)
         self.connection: _socket.socket | None = connection
         self.child = child
         self.report: int | None = report
@@ -155,7 +157,7 @@ class Lifeline:
         """Print what the daemon says; without it the session goes on."""
         while self.connection is not None:
             try:
-                data = self.connection.recv(protocol.MAXIMUM, _socket.MSG_DONTWAIT)
+                data = self.connection.recv(protocol.MAXIMUM)
             except BlockingIOError:
                 return
             except OSError:

@@ -9,15 +9,15 @@ be repeated, and order is kept. Unknown kinds and names are errors on both sides
     request                              →
                                          ←    session, with two descriptors: seccomp filter, layers
     child         (sent by the child)    →
-                                         ←    entered
     unshared      (only with a view)     →
                                          ←    viewed
     confined                             →
                                          ←    go
                                          ←    notice, any number, as long as CMD runs
 
-`refused` may stand in place of any answer; the daemon closes the connection after it. The kernel
-tells the daemon who sent each message (SCM_CREDENTIALS).
+The daemon moves the child into the session's cgroup while it confines itself. `refused` may stand
+in place of any answer; the daemon closes the connection after it. The kernel tells the daemon who
+sent each message (SCM_CREDENTIALS).
 
 No module of monitor.launch imports what the launcher can do without, `__future__` included: each
 import is paid at every launch.
@@ -30,7 +30,6 @@ REQUEST = "request"
 SESSION = "session"
 REFUSED = "refused"
 CHILD = "child"
-ENTERED = "entered"
 UNSHARED = "unshared"
 VIEWED = "viewed"
 CONFINED = "confined"
@@ -76,7 +75,6 @@ NAMES: dict[str, frozenset[str]] = {
     ),
     REFUSED: frozenset(("reason", "hint")),
     CHILD: frozenset(),
-    ENTERED: frozenset(),
     UNSHARED: frozenset(),
     VIEWED: frozenset(),
     CONFINED: frozenset(("layers", "rules", "absent")),
