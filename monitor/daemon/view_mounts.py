@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from monitor.daemon.view_request import Identity, ViewRequest
 from monitor.daemon.view_ssh import Copies
 from monitor.daemon.view_targets import (
-    Found,
     Reach,
     Search,
     ViewError,
@@ -27,15 +27,14 @@ from monitor.daemon.view_targets import (
 )
 from monitor.kernel import mounts
 from monitor.kernel.libc import CLONE_NEWNS, setns
-from monitor.policy.action import Origin
-from monitor.policy.plan import MaskKind, MaskRule, Plan
+from monitor.policy.plan import MaskKind
 
 PROC = "/proc"
 # Where sockets stand: a small file system of ours over each, with only what rules name.
 RUN_FOLDERS = ("/run", "/var/run")
 # Sockets outside them that lead out of a session: X, ssh, gpg, tmux, D-Bus.
 SOCKET_PATTERNS = ("/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/ssh-*", "/tmp/tmux-*", "/tmp/dbus-*")
-BUILT_IN = Origin("", "view", "sockets outside the session", "built in", 0)
+SOCKET_LIMIT = 4096
 
 NOTHING_RUNS = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
 EMPTY_FILE = "file"
@@ -55,15 +54,6 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class User:
-    """Whom the session runs as; `namespaced`: in a user namespace with single ids."""
-
-    uid: int
-    gid: int
-    namespaced: bool
-
-
 @contextmanager
 def step(what: str, place: str | None = None) -> Iterator[None]:
     """Turn the OSError of a step into a ViewError that names it and its object (or `place`)."""
@@ -75,9 +65,9 @@ def step(what: str, place: str | None = None) -> Iterator[None]:
         raise ViewError(f"cannot {what}{on}: {error.strerror}") from error
 
 
-def build(namespace: int, plan: Plan, user: User) -> Report:
-    """Enter the mount namespace and make the whole view of `plan`. ViewError where it fails."""
-    assert plan.view is not None
+def build(namespace: int, request: ViewRequest) -> Report:
+    """Enter the mount namespace and make the whole view. ViewError where it fails."""
+    identity = request.identity
     report = Report()
     with ExitStack() as stack:
 
@@ -87,11 +77,11 @@ def build(namespace: int, plan: Plan, user: User) -> Report:
 
         # New file systems belong to the host, so that no capability in the session's own user
         # namespace counts for them; hence before entering.
-        copies = Copies.read() if user.namespaced else Copies()
+        copies = Copies.read() if identity.user_namespace else Copies()
         proc = None
         with step("make a file system of the view:"):
-            room = keep(_room(copies, user))
-            if plan.view.own_proc:
+            room = keep(_room(copies, identity))
+            if request.own_proc:
                 proc = keep(mounts.new_filesystem("proc", {"hidepid": "4"}, NOTHING_RUNS))
         with step("enter the mount namespace:"):
             setns(namespace, CLONE_NEWNS)
@@ -101,13 +91,13 @@ def build(namespace: int, plan: Plan, user: User) -> Report:
         if proc is not None:
             with step("mount a /proc of its own on", PROC):
                 mounts.attach(proc, keep(mounts.open_entry(root, PROC[1:])), PROC)
-        if plan.view.hide_run:
+        if request.hide_run:
             for place in RUN_FOLDERS:
                 with step(f"hide {place}:"):
-                    _hide_run(root, place, plan, report)
-        reach = Reach(plan.policies)
+                    _hide_run(root, place, request, report)
+        reach = Reach(request.rules)
         with step("find what the masks match:"):
-            targets = _targets(plan, reach, user, report)
+            targets = _targets(request, reach, report)
         # Attached for a moment: only what is in a namespace can be mounted again elsewhere. Over
         # the root it is in nobody's way, and only the waiting child lives here.
         with step("mount the empty objects:"):
@@ -119,43 +109,50 @@ def build(namespace: int, plan: Plan, user: User) -> Report:
     return report
 
 
-def _targets(plan: Plan, reach: Reach, user: User, report: Report) -> dict[str, set[MaskKind]]:
+def rehearse() -> None:
+    """Do all of it that leaves nothing behind; a maker that has done it once is quicker."""
+    request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, (), 1)
+    with suppress(ViewError, OSError):
+        request = ViewRequest.from_json(request.to_json())
+        _targets(request, Reach(request.rules), Report())
+        mounts.mounts()
+        os.close(_room(Copies.read(), request.identity))
+
+
+def _targets(request: ViewRequest, reach: Reach, report: Report) -> dict[str, set[MaskKind]]:
     """All paths to mask, aliases included."""
-    assert plan.view is not None
-    rules = [mask for policy in plan.policies for mask in policy.masks]
-    search = Search(reach, plan.view.mask_limit)
-    found = search.run(rules)
+    found = Search(reach, request.mask_limit).run(request.masks)
     report.notes += found.notes
     targets = found.targets
     for path, kinds in aliases(targets, reach).items():
         targets.setdefault(path, set()).update(kinds)
-    if plan.view.hide_run:
-        for path in _foreign_sockets(plan.view.sockets, plan.view.mask_limit, reach, user):
+    if request.hide_run:
+        for path in _foreign_sockets(request, reach):
             targets.setdefault(path, set()).add(MaskKind.HIDE)
     return targets
 
 
-def _foreign_sockets(sockets: Sequence[str], limit: int, reach: Reach, user: User) -> Iterator[str]:
+def _foreign_sockets(request: ViewRequest, reach: Reach) -> Iterator[str]:
     """Folders of sockets outside /run that the session's user could open."""
-    masks = [MaskRule(pattern, MaskKind.HIDE, BUILT_IN) for pattern in SOCKET_PATTERNS]
-    found: Found = Search(reach, max(limit, 4096)).run(masks)
-    for path in found.targets:
-        if any(covers(path, socket) for socket in sockets):
+    masks = [(pattern, MaskKind.HIDE) for pattern in SOCKET_PATTERNS]
+    for path in Search(reach, SOCKET_LIMIT).run(masks).targets:
+        if any(covers(path, socket) for socket in request.sockets):
             continue
         with suppress(OSError):
-            if os.stat(path, follow_symlinks=False).st_uid in (0, user.uid):  # noqa: PTH116
+            owner = os.stat(path, follow_symlinks=False).st_uid  # noqa: PTH116
+            if owner in (0, request.identity.uid):
                 yield path
 
 
 # -- the file system of the masks ------------------------------------------------------------------
 
 
-def _room(copies: Copies, user: User) -> int:
+def _room(copies: Copies, identity: Identity) -> int:
     """A detached, read-only file system: an empty file and folder of mode 000, ssh's files."""
     room = mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS)
     os.mknod(EMPTY_FILE, stat.S_IFREG, dir_fd=room)
     os.mkdir(EMPTY_FOLDER, 0, dir_fd=room)  # noqa: PTH102 - relative to a descriptor
-    copies.write(room, user.uid, user.gid)
+    copies.write(room, identity.uid, identity.gid)
     mounts.add_attributes(room, mounts.MOUNT_ATTR_RDONLY, "tmpfs")
     return room
 
@@ -268,10 +265,9 @@ class _Masks:
 # -- /run ------------------------------------------------------------------------------------------
 
 
-def _hide_run(root: int, place: str, plan: Plan, report: Report) -> None:
+def _hide_run(root: int, place: str, request: ViewRequest, report: Report) -> None:
     """A read-only file system over `place` in which only what rules name appears."""
-    assert plan.view is not None
-    named = [rule.path for policy in plan.policies for rule in policy.files]
+    named = [path for link in request.rules for path, _writes in link]
     if place in named:
         report.notes.append(f"{place} is left as it is: a file rule names all of it")
         return
@@ -283,7 +279,7 @@ def _hide_run(root: int, place: str, plan: Plan, report: Report) -> None:
         if not stat.S_ISDIR(os.fstat(old).st_mode):
             return  # /var/run is a symbolic link to /run
         shown = []
-        for path in _outermost(place, [*named, *plan.view.sockets]):
+        for path in _outermost(place, [*named, *request.sockets]):
             # Looked up before the new file system covers them.
             fd = open_plain(old, path[len(place) + 1 :])
             if fd is not None:

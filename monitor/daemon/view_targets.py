@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monitor.kernel import mounts
-from monitor.policy.plan import FileAccess, MaskKind, MaskRule, Policy
+from monitor.policy.plan import MaskKind
 
 # Entries looked at in directories that `**` leads to. A pattern that needs more is too wide.
 WALK_LIMIT = 1_000_000
@@ -89,15 +89,12 @@ def covers(root: str, path: str) -> bool:
 
 
 class Reach:
-    """Which paths a session's file rules let it touch, and which it may change."""
+    """Which paths a session may touch, and which change: `rules` has each link's paths."""
 
-    def __init__(self, policies: Iterable[Policy]) -> None:
-        rules = [policy.files for policy in policies]
-        self._touch = [tuple({rule.path for rule in files}) for files in rules]
-        self._write = [
-            tuple({rule.path for rule in files if FileAccess.WRITE in rule.access})
-            for files in rules
-        ]
+    def __init__(self, rules: Iterable[Iterable[tuple[str, bool]]]) -> None:
+        links = [tuple(link) for link in rules]
+        self._touch = [tuple(path for path, _writes in link) for link in links]
+        self._write = [tuple(path for path, writes in link if writes) for link in links]
         self._above = {
             above for paths in self._touch for path in paths for above in ancestors(path)
         }
@@ -160,9 +157,9 @@ class Search:
         # (device, inode) of files with several names -> how many, and those that are masked.
         self._hard_links: dict[tuple[int, int], tuple[int, list[str]]] = {}
 
-    def run(self, masks: Iterable[MaskRule]) -> Found:
+    def run(self, masks: Iterable[tuple[str, MaskKind]]) -> Found:
         """Everything that `masks` match now. ViewError where that is too much."""
-        states = [State(Pattern.parse(mask.pattern, mask.kind), 0) for mask in masks]
+        states = [State(Pattern.parse(text, kind), 0) for text, kind in masks]
         root = mounts.open_root()
         try:
             while states:
@@ -314,13 +311,7 @@ class Search:
     # -- symbolic links ------------------------------------------------------------------------
 
     def _follow(self, directory: int, path: str, name: str, states: list[State]) -> None:
-        """Let each pattern that met the link go on at its target, where that matters.
-
-        `**` does not go through links: the tree it walks already holds what is in reach.
-        """
-        states = [state for state in states if _rest(state)[:1] != (ANY_DEPTH,)]
-        if not states:
-            return
+        """Let each pattern that met the link go on at its target, where that matters."""
         self._links += 1
         if self._links > LINK_LIMIT:
             raise ViewError(f"cannot mask {path}: more than {LINK_LIMIT} symbolic links")

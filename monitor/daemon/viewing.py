@@ -1,45 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives a waiting child its view: identity maps, and mounts made by a forked helper.
+"""Gives a waiting child its view: identity maps, and mounts made by a helper.
 
 The child has unshared its namespaces and waits. What it says is not believed: its namespaces are
-opened once, and must be its own (made by its user, shared with nobody we know) before anything is
-written or mounted. The helper is forked from the worker without exec: it enters the namespace with
-the host's authority, which a thread of the worker could not leave again, and reports by a pipe.
+opened once, and must be its own (made by its user, not those of its parent or ours) before anything
+is written or mounted. The worker enters none and forks nothing: `view_helper.py` does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
-import signal
+import socket
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from monitor.daemon.view_mounts import User, build
+from monitor.daemon.view_helper import ANSWER_BYTES, MESSAGE
+from monitor.daemon.view_request import Identity, ViewRequest
 from monitor.daemon.view_targets import ViewError
 from monitor.kernel import mounts
-from monitor.kernel.libc import LIBC
 from monitor.policy.plan import Plan
 
-__all__ = ["Identity", "ViewError", "Viewed", "make"]
+__all__ = ["Helper", "Identity", "ViewError", "Viewed", "make", "prepare"]
 
-# uapi/linux/prctl.h
-PR_SET_PDEATHSIG = 1
-REPORT_BYTES = 65536  # what an empty pipe takes at once
-NOTE_LIMIT = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Whom the session runs as; `user_namespace` where an ordinary user started it."""
-
-    uid: int
-    gid: int
-    user_namespace: bool
+SEND_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +43,14 @@ class Viewed:
 async def make(pid: int, plan: Plan, identity: Identity) -> Viewed:
     """Make the view of `plan` for the waiting process `pid`.
 
-    ViewError names the step and the object that failed; the child must then be killed. When the
-    call is cancelled the helper is killed. The child has to enter its working directory again by
-    name afterwards: the old one is beneath the masks.
+    ViewError names the step and the object that failed; the child must then be killed. The child
+    has to enter its working directory again by name afterwards: the old one is beneath the masks.
     """
     began = time.perf_counter()
-    if plan.view is None:
-        raise ViewError(f"cannot make a view for process {pid}: its plan asks for none")
+    try:
+        request = ViewRequest.of(plan, identity)
+    except ValueError as error:
+        raise ViewError(f"cannot make a view for process {pid}: {error}") from error
     with ExitStack() as stack:
         try:
             process = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -73,9 +63,11 @@ async def make(pid: int, plan: Plan, identity: Identity) -> Viewed:
                 f"cannot prepare the namespaces of process {pid}: {error.strerror}"
                 f" ({error.filename})"
             ) from error
-        masked, notes = await _run_helper(namespace, plan, identity)
+        answer = await _ask(namespace, request)
+    if "problem" in answer:
+        raise ViewError(str(answer["problem"]))
     milliseconds = round((time.perf_counter() - began) * 1000, 3)
-    return Viewed(masked, milliseconds, notes)
+    return Viewed(answer["masked"], milliseconds, tuple(answer["notes"]))
 
 
 # -- what the child must be ------------------------------------------------------------------------
@@ -143,105 +135,105 @@ def _map_identity(process: int, identity: Identity) -> None:
 # -- the helper ------------------------------------------------------------------------------------
 
 
-async def _run_helper(
-    namespace: int, plan: Plan, identity: Identity
-) -> tuple[int, tuple[str, ...]]:
-    """Fork the helper, wait for its end, and give what it reports."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
+class Helper:
+    """The helper process, started when first needed and again when it is gone."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+
+    def start(self) -> None:
+        """Have a helper running; the first view need not wait for it then."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self.stop()
+        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        script = str(Path(__file__).with_name("view_helper.py"))
+        with its:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", script, str(its.fileno())],
+                pass_fds=[its.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        # Only its messages wait for it, and it does nothing but fork.
+        mine.settimeout(SEND_SECONDS)
+        self._channel = mine
+
+    def send(self, namespace: int, request: int, answer: int) -> None:
+        """Hand over one request; OSError where no helper takes it."""
+        for attempt in (1, 2):
+            self.start()
+            assert self._channel is not None
+            try:
+                socket.send_fds(self._channel, [MESSAGE], [namespace, request, answer])
+            except (BrokenPipeError, ConnectionError):
+                if attempt == 2:
+                    raise
+                self.stop()
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the helper: it goes when its channel is closed."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._process is not None:
+            try:
+                self._process.wait(SEND_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+
+
+_helper = Helper()
+
+
+def prepare() -> None:
+    """Start the helper ahead of the first view."""
+    _helper.start()
+
+
+def finish() -> None:
+    """End the helper; the next view starts one again."""
+    _helper.stop()
+
+
+async def _ask(namespace: int, request: ViewRequest) -> dict[str, Any]:
+    """The answer of the helper to `request`."""
+    with ExitStack() as stack:
         try:
-            with _signals_blocked():
-                helper = os.fork()
-                if helper == 0:
-                    _helper(namespace, plan, identity, write_end)
-        finally:
-            os.close(write_end)
-        try:
-            await _ended(helper)
-        except asyncio.CancelledError:
-            os.kill(helper, signal.SIGKILL)
-            _reap_later(helper)
-            raise
-        _, status = os.waitpid(helper, 0)
-        text = b""
-        with suppress(BlockingIOError):
-            text = os.read(read_end, REPORT_BYTES)
-    finally:
-        os.close(read_end)
+            file = os.memfd_create("view")
+            stack.callback(os.close, file)
+            os.write(file, request.to_json())
+            read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            stack.callback(os.close, read_end)
+            try:
+                _helper.send(namespace, file, write_end)
+            finally:
+                os.close(write_end)
+        except OSError as error:
+            raise ViewError(f"cannot reach the helper that makes the view: {error}") from error
+        await _readable(read_end)
+        text = os.read(read_end, ANSWER_BYTES)
     if not text:
-        raise ViewError(f"the helper that makes the view died: wait status {status:#x}")
-    report = json.loads(text)
-    if "problem" in report:
-        raise ViewError(report["problem"])
-    return report["masked"], tuple(report["notes"])
+        raise ViewError("the helper that makes the view ended, or took too long")
+    answer: dict[str, Any] = json.loads(text)
+    return answer
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """A signal that the fork inherits handlers for would reach the worker's event loop twice."""
-    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _helper(namespace: int, plan: Plan, identity: Identity, report: int) -> None:
-    """The forked process: never returns, and runs nothing of the worker's on its way out.
-
-    Signals stay blocked, so that none reaches the event loop that the worker shares with it; it
-    ends with the worker. Objects of the worker are not collected here: their ends are not its.
-    """
-    try:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        gc.disable()
-        os.umask(0)
-        user = User(identity.uid, identity.gid, identity.user_namespace)
-        try:
-            made = build(namespace, plan, user)
-            notes = made.notes[:NOTE_LIMIT]
-            if len(made.notes) > NOTE_LIMIT:
-                notes.append(f"{len(made.notes) - NOTE_LIMIT} more of the kind")
-            answer: dict[str, object] = {"masked": made.masked, "notes": notes}
-        except ViewError as error:
-            answer = {"problem": str(error)}
-        except Exception as error:  # noqa: BLE001 - the border of a process: say it, never widen
-            answer = {"problem": f"cannot make the view: {type(error).__name__}: {error}"}
-        text = json.dumps(answer).encode()
-        if len(text) > REPORT_BYTES:
-            answer["notes"] = ["more notes than a report holds"]
-            text = json.dumps(answer).encode()[:REPORT_BYTES]
-        os.write(report, text)
-    finally:
-        os._exit(0)
-
-
-async def _ended(helper: int) -> None:
-    """Wait until process `helper` is over, without blocking the loop."""
+async def _readable(fd: int) -> None:
+    """Wait for the answer, or for the end of who should have written it."""
     loop = asyncio.get_running_loop()
-    over = loop.create_future()
-    fd = os.pidfd_open(helper)
+    ready = loop.create_future()
 
-    def end() -> None:
-        if not over.done():
-            over.set_result(None)
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
 
-    loop.add_reader(fd, end)
+    loop.add_reader(fd, tell)
     try:
-        await over
+        await ready
     finally:
         loop.remove_reader(fd)
-        os.close(fd)
-
-
-def _reap_later(helper: int) -> None:
-    """Collect a killed helper when it is over; its last system call may take a while."""
-    loop = asyncio.get_running_loop()
-    fd = os.pidfd_open(helper)
-
-    def reap() -> None:
-        loop.remove_reader(fd)
-        os.close(fd)
-        os.waitpid(helper, 0)
-
-    loop.add_reader(fd, reap)

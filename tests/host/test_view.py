@@ -22,10 +22,10 @@ from typing import Any
 
 import pytest
 
-from monitor.daemon import view_mounts
-from monitor.daemon.view_ssh import Copies
+from monitor.daemon import viewing
+from monitor.daemon.view_mounts import build
+from monitor.daemon.view_request import ViewRequest
 from monitor.daemon.viewing import Identity, Viewed, ViewError, make
-from monitor.kernel import mounts
 from monitor.policy.action import Origin
 from monitor.policy.plan import (
     EnvironmentPlan,
@@ -39,7 +39,7 @@ from monitor.policy.plan import (
     SyscallPlan,
     ViewPlan,
 )
-from tests.support.daemon import User
+from tests.support.daemon import ROOT, User, wait_until
 
 ORIGIN = Origin("test", "files.deny", "a rule of the test", "test.yaml", 1)
 READ = FileAccess.READ | FileAccess.EXECUTE
@@ -178,6 +178,13 @@ def workspace(user: User, template: Path) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _helper() -> Iterator[None]:
+    viewing.prepare()
+    yield
+    viewing.finish()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     """The host's mounts and the worker's descriptors are the same after every test."""
@@ -298,7 +305,7 @@ mv sub/g sub/h; mv sub sub2; ln sub2/h sub2/i; rm -r sub2
 /usr/bin/python3 -m venv --without-pip venv; venv/bin/python -c 'print(6 * 7)'
 cat tools/curl | wc -c | xargs test 0 -lt
 ls /proc/self/fd > /dev/null; grep -q processor /proc/cpuinfo; grep -q . /proc/sys/kernel/osrelease
-ssh -G localhost | grep -c '^user '
+ssh -G localhost 2>/dev/null | grep -c '^user '
 tar cf - .git/HEAD | tar tf -
 """
     output = inside(user, workspace, standard(workspace), script)
@@ -372,7 +379,7 @@ mount --make-rprivate /
 mount --bind {workspace} {other}
 exec {sys.executable} -c '
 import sys
-sys.path.insert(0, "{Path(__file__).parents[2]}")
+sys.path.insert(0, "{ROOT}")
 from pathlib import Path
 from tests.host.test_view import *
 user, workspace = User("{user.name}"), Path("{workspace}")
@@ -481,18 +488,28 @@ def test_sockets_in_tmp_are_hidden(user: User, workspace: Path) -> None:
         shutil.rmtree(folder)
 
 
-def test_ssh_reads_its_files(user: User, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssh_reads_its_files(user: User, workspace: Path) -> None:
     extra = Path("/etc/ssh/ssh_config.d/ri-test.conf")
     extra.write_text("Host ri-test.example\n    Port 2222\n")
-    command = "ssh -G ri-test.example 2>&1 | grep -iE '^port|owner'; echo x >> /etc/ssh/ssh_config"
+    command = "ssh -G ri-test.example 2>&1 | grep -iE '^port|owner'; chmod 644 /etc/ssh/ssh_config"
     try:
         output = inside(user, workspace, plan_of(workspace), command)
         assert output.splitlines()[0] == "port 2222"
-        assert "Read-only file system" in output or "Permission denied" in output
-        monkeypatch.setattr(view_mounts, "Copies", type("None_", (), {"read": Copies}))
-        assert "Bad owner" in inside(user, workspace, plan_of(workspace), command)
+        assert "Read-only file system" in output
+        # In the same user namespace, with no copies in place.
+        child = Child(user, command, workspace)
+        map_single(child)
+        assert "Bad owner" in child.go()
     finally:
         extra.unlink()
+
+
+def map_single(child: Child) -> None:
+    process = os.open(f"/proc/{child.process.pid}", os.O_PATH)
+    try:
+        viewing._map_identity(process, child.identity)
+    finally:
+        os.close(process)
 
 
 # -- the border with the child -----------------------------------------------------------------
@@ -547,7 +564,6 @@ def test_the_owner_who_enters_from_outside_gains_nothing(
     user: User, workspace: Path, monkeypatch: pytest.MonkeyPatch, wide: bool, outcome: str
 ) -> None:
     """He has every capability in his user namespace: over what it maps, and that is himself."""
-    from monitor.daemon import viewing
 
     def map_everything(process: int, _identity: Identity) -> None:
         for name in ("uid_map", "gid_map"):
@@ -575,16 +591,21 @@ def test_the_owner_who_enters_from_outside_gains_nothing(
     assert groups == ("setgroups 0" if wide else "setgroups -1")
 
 
-def test_failures_name_step_and_object(
-    user: User, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_arguments: object) -> None:
-        raise PermissionError(1, "Operation not permitted", "something")
+def test_failures_name_step_and_object(user: User, workspace: Path) -> None:
+    request = ViewRequest.of(standard(workspace), Identity(user.uid, user.gid, True))
+    null = os.open("/dev/null", os.O_RDONLY)
+    with pytest.raises(ViewError, match="^cannot enter the mount namespace: .*Invalid argument"):
+        build(null, request)
+    os.close(null)
 
-    monkeypatch.setattr(mounts, "attach", refuse)
+
+@pytest.mark.parametrize("pattern", ["relative/**", "/a/../b", "/a/./b"])
+def test_a_pattern_that_is_no_plain_path_is_an_error(
+    user: User, workspace: Path, pattern: str
+) -> None:
     child = Child(user, "true", workspace)
-    with pytest.raises(ViewError, match="cannot mount a /proc of its own on /proc: Operation not"):
-        child.view(standard(workspace))
+    with pytest.raises(ViewError, match="not an absolute, plain path"):
+        child.view(plan_of(workspace, [(pattern, MaskKind.HIDE)]))
     child.end()
 
 
@@ -680,23 +701,58 @@ def test_the_worker_goes_on_undisturbed(user: User, workspace: Path) -> None:
     assert all("Permission denied" in child.go() for child in children)
 
 
-def test_a_cancelled_view_leaves_no_helper(
-    user: User, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(view_mounts, "setns", lambda *_: time.sleep(60))
+def helper_pids() -> tuple[int, list[int]]:
+    """The helper, and the makers that it has forked."""
+    viewing.prepare()
+    process = viewing._helper._process
+    assert process is not None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    wait_until(lambda: children.read_text() != "")
+    return process.pid, [int(pid) for pid in children.read_text().split()]
 
-    async def cancel(child: Child) -> None:
+
+def test_a_maker_that_hangs_is_in_nobody_s_way(user: User, workspace: Path) -> None:
+    async def give_up(child: Child) -> None:
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(
                 make(child.process.pid, standard(workspace), child.identity), 0.2
             )
-        await asyncio.sleep(0.2)
 
+    _, makers = helper_pids()
+    for pid in makers:
+        os.kill(pid, signal.SIGSTOP)
     child = Child(user, "true", workspace)
-    asyncio.run(cancel(child))
+    try:
+        asyncio.run(give_up(child))
+    finally:
+        for pid in makers:
+            os.kill(pid, signal.SIGKILL)
     child.end()
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert children == []
+    assert "Permission denied" in inside(user, workspace, standard(workspace), "cat .env")
+
+
+@pytest.mark.parametrize("which", ["helper", "maker"])
+def test_a_killed_helper_is_started_again(user: User, workspace: Path, which: str) -> None:
+    helper, makers = helper_pids()
+    os.kill(helper if which == "helper" else makers[0], signal.SIGKILL)
+    if which == "helper":
+        os.kill(makers[0], signal.SIGKILL)
+    time.sleep(0.1)
+    assert "Permission denied" in inside(user, workspace, standard(workspace), "cat .env")
+
+
+def test_the_helper_ends_with_the_worker(user: User) -> None:
+    script = "from monitor.daemon import viewing; viewing.prepare(); import time;"
+    script += "print(viewing._helper._process.pid, flush=True); time.sleep(60)"
+    worker = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None
+    helper = int(worker.stdout.readline())
+    assert Path(f"/proc/{helper}").exists()
+    worker.kill()
+    worker.communicate()
+    wait_until(lambda: not Path(f"/proc/{helper}").exists())
 
 
 def test_a_dozen_masks_are_quick(user: User, workspace: Path) -> None:

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the helper is told to make: the part of a plan that the view needs, as JSON between two of
+our own processes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from monitor.policy.plan import FileAccess, MaskKind, Plan, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Whom the session runs as; `user_namespace` where an ordinary user started it."""
+
+    uid: int
+    gid: int
+    user_namespace: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRequest:
+    """`rules`: each link's file rules as (path, may be written); `masks`: (pattern, kind)."""
+
+    identity: Identity
+    rules: tuple[tuple[tuple[str, bool], ...], ...]
+    masks: tuple[tuple[str, MaskKind], ...]
+    own_proc: bool
+    hide_run: bool
+    sockets: tuple[str, ...]
+    mask_limit: int
+
+    @classmethod
+    def of(cls, plan: Plan, identity: Identity) -> ViewRequest:
+        """ValueError where the plan asks for no view."""
+        if plan.view is None:
+            raise ValueError("the plan asks for no view")
+        return cls(
+            identity=identity,
+            rules=tuple(_rules(policy) for policy in plan.policies),
+            masks=tuple(
+                dict.fromkeys(
+                    (mask.pattern, mask.kind) for policy in plan.policies for mask in policy.masks
+                )
+            ),
+            own_proc=plan.view.own_proc,
+            hide_run=plan.view.hide_run,
+            sockets=plan.view.sockets,
+            mask_limit=plan.view.mask_limit,
+        )
+
+    def to_json(self) -> bytes:
+        fields = asdict(self) | {"masks": [(pattern, kind.value) for pattern, kind in self.masks]}
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> ViewRequest:
+        """The reverse of `to_json`; trusts what it reads."""
+        fields = json.loads(text)
+        return cls(
+            identity=Identity(**fields["identity"]),
+            rules=tuple(tuple((path, writes) for path, writes in link) for link in fields["rules"]),
+            masks=tuple((pattern, MaskKind(kind)) for pattern, kind in fields["masks"]),
+            own_proc=fields["own_proc"],
+            hide_run=fields["hide_run"],
+            sockets=tuple(fields["sockets"]),
+            mask_limit=fields["mask_limit"],
+        )
+
+
+def _rules(policy: Policy) -> tuple[tuple[str, bool], ...]:
+    """Each path of the policy once; several rules for it add up."""
+    found: dict[str, bool] = {}
+    for rule in policy.files:
+        found[rule.path] = found.get(rule.path, False) or FileAccess.WRITE in rule.access
+    return tuple(found.items())
