@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from monitor.policy.plan import FileAccess, MaskKind, Plan, Policy
+from monitor.policy.plan import FileAccess, MaskKind, Plan, Policy, ViewPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ViewRequest:
             ),
             own_proc=plan.view.own_proc,
             hide_run=plan.view.hide_run,
-            sockets=plan.view.sockets,
+            sockets=_sockets(plan, plan.view),
             mask_limit=plan.view.mask_limit,
         )
 
@@ -68,6 +68,12 @@ class ViewRequest:
             sockets=tuple(fields["sockets"]),
             mask_limit=fields["mask_limit"],
         )
+
+
+def _sockets(plan: Plan, view: ViewPlan) -> tuple[str, ...]:
+    """The sockets that stay visible: those under /run, and what every link lists elsewhere."""
+    listed = [{rule.path for rule in policy.unix} for policy in plan.policies]
+    return tuple(sorted({*view.sockets, *set.intersection(*listed)}))
 
 
 def _rules(policy: Policy) -> tuple[tuple[str, bool], ...]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from monitor.kernel import mounts
+from monitor.policy import patterns
+from monitor.policy.patterns import ANY_DEPTH
 from monitor.policy.plan import MaskKind
 
 # Entries looked at in directories that `**` leads to. A pattern that needs more is too wide.
@@ -29,7 +31,6 @@ LINK_LIMIT = 4096
 DEPTH_LIMIT = 200
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-ANY_DEPTH = "**"
 _WILDCARD = re.compile(r"[*?\[]")
 _LITERAL_RUN = re.compile(r"[^*?\[\]]+")
 
@@ -68,12 +69,11 @@ class Pattern:
     @classmethod
     def parse(cls, text: str, kind: MaskKind) -> Pattern:
         """ViewError where `text` is not an absolute path without `.` and `..`."""
-        names = [name for name in text.split("/") if name]
-        if not text.startswith("/") or "." in names or ".." in names:
+        found = patterns.pattern(text)
+        if not text.startswith("/") or {".", ".."} & set(found.names):
             raise ViewError(f"cannot match {text}: not an absolute, plain path")
-        while names and names[-1] == ANY_DEPTH:
-            names.pop()
-        return cls([_part(name) for name in names], kind, text)
+        rest = found.names[len(found.literal) :]
+        return cls([*found.literal, *map(_part, rest)], kind, text)
 
 
 def _part(name: str) -> Part:
