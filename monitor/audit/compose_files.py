@@ -7,7 +7,7 @@ import errno
 from typing import Any
 
 from monitor.audit import objects
-from monitor.audit.subject import Finding, Subject, because, on_file, text_of
+from monitor.audit.subject import Finding, Subject, because, on_file, on_open, text_of
 from monitor.policy.action import Decision, Mechanism, Verb, Verdict
 from monitor.wire.events import FileEvent, FileOperation
 
@@ -48,7 +48,7 @@ def _done(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
         decision = _decision_on_claim(subject, event, verb)
         details: dict[str, Any] = {"claimed": True}
     else:
-        decision = on_file(subject, verb, path, target)
+        decision = on_open(subject, verb, path)
         details = {"device": objects.device(event.device), "inode": event.inode}
     if event.created:
         details["created"] = True

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import ipaddress
 import posixpath
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,12 +24,15 @@ from monitor.policy.action import (
     Verdict,
 )
 from monitor.policy.decide import decide
-from monitor.policy.plan import Plan
+from monitor.policy.patterns import pattern
+from monitor.policy.plan import Plan, Policy
 from monitor.session.session import Session
 
 # Decisions remembered over all sessions, and programs of processes in each.
 _DECISIONS = 8192
 _PROCESSES = 16384
+# Stands for the names that no rule means itself; no file can have it.
+_ANY_NAME = "\0"
 
 
 class Finding(NamedTuple):
@@ -57,6 +62,7 @@ class Subject:
         }
         self._programs: dict[int, str] = {}
         self._resolve = resolve
+        self._special = _special(self.plan.policies if self.plan else ())
 
     @property
     def stranger(self) -> str:
@@ -93,6 +99,11 @@ class Subject:
         rules = self.plan.policies[link].rules
         return rules[index] if 0 <= index < len(rules) else None
 
+    def is_special(self, path: str, name: str) -> bool:
+        """Whether a rule may mean this very name, and not only a folder above it."""
+        paths, names = self._special
+        return path in paths or names(name) is not None
+
     def normal(self, path: str) -> str:
         """A path that a program passed, without `..` and links, as far as that can be known."""
         path = posixpath.normpath(path)
@@ -102,6 +113,29 @@ class Subject:
             return self._resolve(path)
         except (ValueError, OSError):
             return path
+
+
+def _special(
+    policies: Sequence[Policy],
+) -> tuple[frozenset[str], Callable[[str], re.Match[str] | None]]:
+    """The paths of all rules, and what matches every last name of a mask."""
+    paths = frozenset(rule.path for policy in policies for rule in policy.files)
+    masks = [pattern(mask.pattern).names for policy in policies for mask in policy.masks]
+    last = {fnmatch.translate(names[-1] if names else "*") for names in masks}
+    return paths, re.compile("|".join(last) if last else "(?!)").match
+
+
+def on_open(subject: Subject, verb: Verb, path: str) -> Decision | None:
+    """`on_file` of an open that succeeded, quick for one of many files in a folder.
+
+    What allows a name that no rule means itself allows all such names in its folder.
+    """
+    folder, _slash, name = path.rpartition("/")
+    if folder and not subject.is_special(path, name):
+        decision = on_file(subject, verb, f"{folder}/{_ANY_NAME}", "")
+        if decision is not None and decision.verdict is Verdict.ALLOW:
+            return decision
+    return on_file(subject, verb, path, "")
 
 
 @lru_cache(_DECISIONS)

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import errno
 import os
+import posixpath
 import re
 import time
 from collections.abc import Callable
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,11 @@ from monitor.policy.action import (
     Verb,
     Verdict,
 )
-from monitor.policy.plan import Plan
+from monitor.policy.compile import Context, compile_plan
+from monitor.policy.decide import decide
+from monitor.policy.plan import HostFeatures, Plan
+from monitor.profile.catalog import Catalog
+from monitor.profile.resolve import resolve
 from monitor.session.session import Session
 from monitor.wire.events import (
     AnyEvent,
@@ -49,6 +55,7 @@ from monitor.wire.events import (
     SyscallEvent,
 )
 from tests.support.audit import AGENT, RULE, names, plan, policy, session
+from tests.support.daemon import ROOT
 
 NOW = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 BASE: dict[str, Any] = {
@@ -181,7 +188,41 @@ def test_an_open_that_a_rule_allowed(case: Case) -> None:
     assert draft.rule == "files.read: /usr/** (coder.yaml:7)"
     assert draft.mechanism is Mechanism.LANDLOCK
     assert draft.details == {"device": "8:1", "inode": 55}
-    assert case.asked == [FileAction(Verb.FILE_OPEN, "/usr/lib/os-release")]
+    # Any name of the folder would do, since no rule means this one.
+    assert case.asked == [FileAction(Verb.FILE_OPEN, "/usr/lib/\0")]
+
+
+def test_files_of_one_folder_are_decided_once(case: Case) -> None:
+    for number in range(10):
+        case.draft(opened(f"/usr/lib/{number}"))
+    assert len(case.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["coding-agent", "base", "research-agent"])
+@settings(deadline=None)
+@given(data=st.data())
+def test_opens_are_decided_as_the_reference_does(name: str, data: st.DataObject) -> None:
+    governed = shipped(name)
+    rules = [rule.path for rule in governed.policies[0].files]
+    masks = [
+        mask.pattern.replace("**", "x/y").replace("*", "z") for mask in governed.policies[0].masks
+    ]
+    base = data.draw(st.sampled_from([*rules, *masks, "/", "/home/alice", "/srv"]))
+    part = st.sampled_from(
+        [".env", ".git", "hooks", "config", "x", ".vscode", "tasks.json", "a.py"]
+    )
+    path = posixpath.join(base, *data.draw(st.lists(part, max_size=3)))
+    verb = data.draw(st.sampled_from([Verb.FILE_OPEN, Verb.FILE_WRITE]))
+    one = subject.Subject(1, session(plan=governed), str)
+    assert subject.on_open(one, verb, path) == decide(governed, FileAction(verb, path))
+
+
+@cache
+def shipped(name: str) -> Plan:
+    catalog = Catalog([ROOT / "profiles"])
+    profiles = resolve(catalog.load(name), catalog.load)
+    context = Context("/home/alice/project", "/home/alice", "s", 1000, None, False, str)
+    return compile_plan(profiles, context, HostFeatures(7, unix_hooks=True, view=True))
 
 
 def test_a_decision_is_asked_for_once(case: Case) -> None:
@@ -621,7 +662,9 @@ EVENTS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(EVENTS, st.sampled_from([ALLOWED, DENIED]))
 def test_any_event_can_be_recorded(case: Case, event: AnyEvent, answer: Decision) -> None:
     case.answer = answer

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from monitor.audit import canonical
 from monitor.audit.explain import MECHANISMS, WIDTH, Fact, explain, text
@@ -131,6 +131,7 @@ def test_lines_have_eighty_columns_and_long_names_stay_whole() -> None:
     assert all(len(line) <= WIDTH or path in line for line in shown.splitlines())
 
 
+@settings(deadline=None)
 @given(drafts)
 def test_any_record_can_be_explained_and_printed(given: Draft) -> None:
     explanation = explain(stored(given), session())

@@ -8,7 +8,7 @@ import os
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from monitor.audit import canonical
 from monitor.audit.export import Figures, families, json_line, json_lines, prometheus
@@ -76,6 +76,7 @@ def test_nothing_yet() -> None:
     assert found["ri_audit_ok"] == 1
 
 
+@settings(deadline=None)
 @given(drafts)
 def test_a_record_is_one_line_of_ascii(given: Draft) -> None:
     record = canonical.decode(canonical.encode(1, given), bytes(32))

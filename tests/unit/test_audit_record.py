@@ -8,7 +8,7 @@ import os
 from dataclasses import fields
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.audit import canonical
@@ -27,6 +27,7 @@ def stored(given: Draft, number: int = 1) -> Record:
     return canonical.decode(body, canonical.link(canonical.START, body))
 
 
+@settings(deadline=None)
 @given(drafts, st.integers(1, 2**62))
 def test_a_record_comes_back_as_it_was(given: Draft, number: int) -> None:
     record = stored(given, number)
@@ -35,6 +36,7 @@ def test_a_record_comes_back_as_it_was(given: Draft, number: int) -> None:
         assert getattr(record, field.name) == getattr(given, field.name), field.name
 
 
+@settings(deadline=None)
 @given(drafts)
 def test_the_body_is_ascii_json_and_nothing_else_gives_it(given: Draft) -> None:
     body = canonical.encode(1, given)
@@ -105,6 +107,7 @@ def test_times_have_microseconds() -> None:
     assert timestamp(1_790_000_000) == "2026-09-21T14:13:20.000000Z"
 
 
+@settings(deadline=None)
 @given(names)
 def test_printable_text_can_be_printed_anywhere_that_takes_utf8(name: str) -> None:
     text = printable(name)

@@ -58,7 +58,9 @@ def test_ids_count_from_one_and_records_come_back(log: Store) -> None:
     assert [log.get(number) for number in (-1, 0, 6)] == [None, None, None]
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(drafts, max_size=20))
 def test_anything_that_an_agent_may_do_can_be_stored(log: Store, given: list[object]) -> None:
     before = log.last()
