@@ -70,7 +70,7 @@ def _extended(profile: Profile, find: Find, trail: tuple[str, ...]) -> tuple[Pro
     extended = _find(profile, "extends", profile.extends, find, trail)
     outer = _extended(extended, find, (*trail, extended.name))
     if profile.run_as == "root" and outer[-1].run_as != "root":
-        message = f"run_as: root is more than {extended.name} allows, which this profile extends"
+        message = f"root is more than {extended.name} allows, which this profile extends"
         raise ProfileError([problem(profile.places.get("run_as"), "run_as", message)])
     return (*outer, _completed(whole, outer[-1]))
 

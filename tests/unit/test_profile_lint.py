@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lint finds, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from monitor.profile.lint import Finding, lint
+from monitor.profile.load import parse
+from monitor.profile.variables import Variables
+
+VARIABLES = Variables("/home/u/w", "/home/u", "s", 1000)
+
+
+def findings(*texts: str, missing: str | None = None) -> list[Finding]:
+    profiles = tuple(parse(f"name: p{i}\n{text}", f"p{i}") for i, text in enumerate(texts))
+    return lint(profiles, VARIABLES, exists=lambda path: path != missing)
+
+
+def found(*texts: str) -> set[tuple[str, str]]:
+    return {(finding.level, finding.key) for finding in findings(*texts)}
+
+
+def test_nothing_is_said_of_a_plain_profile() -> None:
+    text = (
+        'files: {read: [/usr/**, "{workspace}/src/**"], write: ["{workspace}/src/**"],'
+        ' execute: [/usr/**], deny: ["{workspace}/src/x"]}\n'
+        "network: {connect: [127.0.0.1:8000, 10.1.2.0/24:443], bind: [127.0.0.1:8000]}\n"
+        "environment: {keep: [PATH]}"
+    )
+    assert findings(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "key", "says"),
+    [
+        ("files: {read: [/a/b], deny: [/a]}", "warning", "files.read[0]", "files.deny[0] takes"),
+        ("files: {read: [/a/b/**], deny: [/a/**]}", "warning", "files.read[0]", "never allowed"),
+        ("files: {read: [/a/b/c], deny: ['/a/?']}", "warning", "files.read[0]", "never allowed"),
+        ("files: {write: [/a/b], read_only: [/a]}", "warning", "files.write[0]", "read_only[0]"),
+        ("files: {execute: [/a]}\nexec: {deny: [/a]}", "warning", "files.execute[0]",
+         "exec.deny[0]"),
+        ("files: {read: [/a/b, /a/**]}", "note", "files.read[0]", "within /a/** already"),
+        ("files: {read: [/a/b/**, /a/**]}", "note", "files.read[0]", "within"),
+        ("files: {read: [/a], deny: [/b]}", "note", "files.deny[0]", "what nothing allows"),
+        ("files: {read: [/a/**], read_only: [/a/b]}", "note", "files.read_only[0]", "nothing"),
+        ("files: {read: [/a/**], deny: ['/b/*']}", "note", "files.deny[0]", "nothing"),
+        ("files: {write: [/a/**], execute: [/a/b/**]}", "warning", "files.write[0]",
+         "writable and executable"),
+        ("files: {write: ['{home}/.bashrc']}", "error", "files.write[0]", ".bashrc"),
+        ("files: {write: ['{home}/**']}", "error", "files.write[0]", "{home}/.ssh"),
+        ("files: {write: ['{home}/.ssh/config']}", "error", "files.write[0]", "log in"),
+        ("files: {write: ['{home}/.config/**']}", "error", "files.write[0]", ".config/autostart"),
+        ("files: {write: ['{workspace}/**']}", "warning", "files.write[0]", ".git/hooks"),
+        ("files: {write: ['{workspace}/.git/hooks/**']}", "warning", "files.write[0]", "git runs"),
+        ("files: {write: [/etc/cron.d/**]}", "error", "files.write[0]", "/etc"),
+        ("files: {write: [/usr/local/bin/x]}", "error", "files.write[0]", "/usr"),
+        ("files: {write: [/**]}", "error", "files.write[0]", "host itself"),
+        ("files: {write: [/var/run/docker.sock]}", "error", "files.write[0]", "is root"),
+        ("files: {read: ['{home}/**']}", "warning", "files.read[0]", "{home}/.ssh"),
+        ("files: {read: [/etc/**]}", "warning", "files.read[0]", "/etc/shadow"),
+        ("network: {unix: [/var/run/docker.sock]}", "error", "network.unix[0]", "is root"),
+        ("network: {unix: [/run/docker.sock]}", "error", "network.unix[0]", "is root"),
+        ("network: {unix: ['/run/user/{uid}/bus']}", "error", "network.unix[0]", "outside"),
+        ("network: {unix: [/run/dbus/system_bus_socket]}", "error", "network.unix[0]", "outside"),
+        ("network: {unix: [/tmp/ssh-a1/agent.7]}", "warning", "network.unix[0]", "keys"),
+        ("network: {unix: ['@/tmp/.X11-unix/X0']}", "warning", "network.unix[0]", "types"),
+        ("network: {connect: ['any:443']}", "warning", "network.connect[0]", "no host"),
+        ("network: {connect: ['0.0.0.0/1:443']}", "warning", "network.connect[0]", "millions"),
+        ("network: {connect: ['169.254.169.254:80']}", "error", "network.connect[0]", "credential"),
+        ("network: {connect: ['169.254.0.0/16:80']}", "error", "network.connect[0]", "credential"),
+        ("network: {connect: ['[fd00:ec2::254]:80']}", "error", "network.connect[0]", "credential"),
+        ("network: {connect: ['10.0.0.1:80'], deny: ['10.0.0.0/8:*']}", "warning",
+         "network.connect[0]", "never allowed"),
+        ("network: {bind: ['any:80']}", "note", "network.bind[0]", "connect in"),
+        ("environment: {keep: ['*']}", "warning", "environment.keep[0]", "every variable"),
+        ("environment: {keep: [MY_KEY], scrub: ['*_KEY']}", "warning", "environment.keep[0]",
+         "never kept"),
+    ],
+)  # fmt: skip
+def test_finds(text: str, level: str, key: str, says: str) -> None:
+    hits = [each for each in findings(text) if (each.level, each.key) == (level, key)]
+    assert any(says in each.message for each in hits), findings(text)
+    assert all(each.position is not None and each.position.line >= 2 for each in hits)
+
+
+@pytest.mark.parametrize(
+    ("text", "level", "key"),
+    [
+        ("files: {read: [/a/**], deny: [/a/b]}", "warning", "files.read[0]"),
+        ("files: {write: ['{workspace}/**'], read_only: ['{workspace}/.git/**',"
+         " '{workspace}/.vscode', '{workspace}/.idea', '{workspace}/.envrc',"
+         " '{workspace}/.claude']}", "warning", "files.write[0]"),
+        ("files: {read: ['{home}/src/**']}", "warning", "files.read[0]"),
+        ("files: {read: ['{home}/.sshx']}", "warning", "files.read[0]"),
+        ("network: {connect: ['10.0.0.1:80'], deny: ['10.0.0.0/8:*/udp']}", "warning",
+         "network.connect[0]"),
+        ("network: {connect: ['10.0.0.1:80-90'], deny: ['10.0.0.0/8:80']}", "warning",
+         "network.connect[0]"),
+        # Policy keeps wide rules away from them.
+        ("network: {connect: ['any:80']}", "error", "network.connect[0]"),
+        ("network: {unix: [/run/own/x.sock]}", "error", "network.unix[0]"),
+    ],
+)  # fmt: skip
+def test_leaves_alone(text: str, level: str, key: str) -> None:
+    assert (level, key) not in found(text)
+
+
+def test_what_the_extended_profile_does_not_allow() -> None:
+    outer = "files: {read: [/a/**, /b]}"
+    assert ("warning", "files.read[1]") in found(outer, "files: {read: [/a/x, /c]}")
+    # A wider rule is reachable in part.
+    assert found("files: {read: [/a/x]}", "files: {read: [/a/**]}") == set()
+
+
+def test_missing_paths_are_noted_where_they_are_ones_own() -> None:
+    (finding,) = findings("files: {read: [/a/b/**, /c]}", missing="/a/b")
+    assert (finding.level, finding.key) == ("note", "files.read[0]")
+    assert finding.message == "/a/b does not exist here"
+
+
+def test_the_worst_comes_first_and_nothing_twice() -> None:
+    text = "files: {read: ['{home}/**', /usr/x, /usr/**], write: [/etc/x]}"
+    levels = [finding.level for finding in findings(text, text)]
+    assert levels == sorted(levels, key=["error", "warning", "note"].index)
+    once = findings(text)
+    assert len(once) == len(set(once))
