@@ -17,6 +17,8 @@ from monitor.cli.failure import REFUSED, CommandError, UsageError
 from monitor.cli.options import JsonOption
 
 if TYPE_CHECKING:
+    import pwd
+
     from monitor.policy.plan import Plan
     from monitor.profile.catalog import Catalog
     from monitor.profile.model import Profile
@@ -43,6 +45,15 @@ WorkspaceOption = Annotated[
         show_default=False,
     ),
 ]
+UserOption = Annotated[
+    str,
+    typer.Option(
+        "--user",
+        metavar="NAME",
+        help="Whose session it would be (you; with sudo, who called it).",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(no_args_is_help=True, help="Check and show profiles.")
 
@@ -51,6 +62,7 @@ app = typer.Typer(no_args_is_help=True, help="Check and show profiles.")
 def check(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The profile.", show_default=False)],
     workspace: WorkspaceOption = None,
+    user: UserOption = "",
     config: ConfigOption = None,
 ) -> None:
     """Check a profile file.
@@ -71,7 +83,7 @@ def check(
     catalog = _catalog(config)
     try:
         profiles = resolve(load(file), catalog.load)
-        findings = lint.lint(profiles, _variables(workspace))
+        findings = lint.lint(profiles, _variables(workspace, _account(user)))
     except ProfileError as error:
         raise _wrong(file, str(error)) from error
     except OSError as error:
@@ -84,7 +96,7 @@ def check(
         console.raw(f"{parts[0]}: {level}: {': '.join(each for each in parts[1:] if each)}")
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(REFUSED)
-    plan = _compiled(profiles, workspace)
+    plan = _compiled(profiles, workspace, _account(user))
     lacking = f"; this host lacks {', '.join(plan.missing)}" if plan.missing else ""
     console.line(f"{file}: ok{lacking}")
 
@@ -107,6 +119,7 @@ def show(
     ] = False,
     as_json: JsonOption = False,
     workspace: WorkspaceOption = None,
+    user: UserOption = "",
     config: ConfigOption = None,
 ) -> None:
     """Print a profile, as written or as it takes effect.
@@ -134,7 +147,7 @@ def show(
         raise _wrong(file, str(error)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from error
-    plan = _compiled(profiles, workspace)
+    plan = _compiled(profiles, workspace, _account(user))
     if as_json:
         import json
 
@@ -209,32 +222,38 @@ def _workspace(workspace: Path | None) -> str:
     return str(chosen.resolve())
 
 
-def _home() -> str:
+def _account(user: str) -> pwd.struct_passwd:
+    """The user whose session it would be."""
     import pwd
 
     try:
-        return pwd.getpwuid(os.getuid()).pw_dir
+        if user:
+            return pwd.getpwnam(user)
+        caller = os.environ.get("SUDO_USER")
+        return pwd.getpwnam(caller) if caller and not os.getuid() else pwd.getpwuid(os.getuid())
     except KeyError:
-        return os.environ.get("HOME", "/")
+        raise CommandError(f"no user {user or os.getuid()}", "name one with --user") from None
 
 
-def _variables(workspace: Path | None) -> Variables:
+def _variables(workspace: Path | None, account: pwd.struct_passwd) -> Variables:
     from monitor.profile.variables import Variables
 
-    return Variables(_workspace(workspace), _home(), SAMPLE_SESSION, os.getuid())
+    return Variables(_workspace(workspace), account.pw_dir, SAMPLE_SESSION, account.pw_uid)
 
 
-def _compiled(profiles: tuple[Profile, ...], workspace: Path | None) -> Plan:
-    """The plan that the daemon would make for the person who asks, with what this host can hold."""
+def _compiled(
+    profiles: tuple[Profile, ...], workspace: Path | None, account: pwd.struct_passwd
+) -> Plan:
+    """The plan that the daemon would make for a session of `account` on this host."""
     from monitor.daemon import facts, paths
     from monitor.kernel import features
     from monitor.policy.compile import CompileError, Context, compile_plan
 
     context = Context(
         workspace=_workspace(workspace),
-        home=_home(),
+        home=account.pw_dir,
         session=SAMPLE_SESSION,
-        uid=os.getuid(),
+        uid=account.pw_uid,
         ttl=None,
         observe=False,
         resolve=paths.resolve,

@@ -41,8 +41,12 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", type=Path, metavar="FILE", help="configuration to read (/etc/ri/config.yaml)")
-    made.add_argument("--socket", type=Path, metavar="PATH", help="socket of the API (/run/ri/ri.sock)")
+    made.add_argument(
+        "--config", type=Path, metavar="FILE", help="configuration to read (/etc/ri/config.yaml)"
+    )
+    made.add_argument(
+        "--socket", type=Path, metavar="PATH", help="socket of the API (/run/ri/ri.sock)"
+    )
     made.add_argument("--state", type=Path, metavar="DIR", help="folder of databases (/var/lib/ri)")
     made.add_argument("--version", action="version", version=f"ri-monitord {__version__}")
     return made
