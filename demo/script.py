@@ -139,21 +139,20 @@ def _uploads(scene: Scene) -> tuple[Attack, ...]:
     network, document = scene.network, scene.secrets.document
     ipv4, ipv6, port = network.outside_ipv4, network.outside_ipv6, str(network.port)
 
-    def upload(
-        title: str, program: str, address: str, channel: str, verbs: tuple[str, ...]
-    ) -> Attack:
+    def upload(title: str, program: str, address: str, channel: str, denial: Denial) -> Attack:
         return Attack(
             f"post a file over {title}",
             f"I upload the customers over {title}.",
             _python(program, address, port, "CUSTOMERS.md"),
             lambda world: world.arrivals.has(channel, document, patience=0.5),
-            Denial(verbs, address),
+            denial,
         )
 
     return (
-        upload("IPv4", "post_tcp.py", ipv4, "tcp4", ("net.connect",)),
-        upload("IPv6", "post_tcp.py", ipv6, "tcp6", ("net.connect",)),
-        upload("UDP", "post_udp.py", ipv4, "udp4", ("net.send", "net.connect")),
+        upload("IPv4", "post_tcp.py", ipv4, "tcp4", Denial(("net.connect",), ipv4)),
+        upload("IPv6", "post_tcp.py", ipv6, "tcp6", Denial(("net.connect",), ipv6)),
+        # The profile names no UDP destination, so there is not even a socket for it.
+        upload("UDP", "post_udp.py", ipv4, "udp4", Denial(("net.socket",), "SOCK_DGRAM")),
         Attack(
             "wait for a peer to connect in",
             "If nothing goes out, the collector may come in.",
