@@ -29,6 +29,8 @@ from monitor.session.session import Session
 
 # Out of descriptors: connections wait in the backlog until some are closed.
 PAUSE_SECONDS = 0.1
+# How long a launcher may take to end by itself.
+FAREWELL_SECONDS = 0.5
 # A refusal is recorded once in this time for each user, with the number of those before it.
 RECORD_SECONDS = 1.0
 
@@ -124,6 +126,10 @@ class Launching:
             raise
         self._record(launch, reason)
         launch.channel.refuse(reason, hint)
+        # The child is killed with the session: it is to tell first why.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_SECONDS):
+                await readable(launch.channel.connection)
         await self._end(launch, f"its launch failed: {reason}")
         return None
 

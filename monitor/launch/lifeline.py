@@ -47,6 +47,7 @@ class Lifeline:
         self.child = child
         self.report: int | None = report
         self.reported = b""
+        self.refused: tuple[str, str] | None = None
         self.cancelled = 0
         self.signals = kernel.signal_descriptor(blocked_signals())
         self.status: int | None = None
@@ -87,7 +88,7 @@ class Lifeline:
         if self.cancelled:
             return SIGNALLED + self.cancelled
         if not self.reported:
-            say("the launch was ended before CMD started")
+            say(*(self.refused or ("the launch was ended before CMD started",)))
             return REFUSED
         if os.WIFSIGNALED(status):
             return SIGNALLED + os.WTERMSIG(status)
@@ -167,10 +168,15 @@ class Lifeline:
                 self.connection = None
                 return
             try:
-                text = protocol.decode(data).expect(protocol.NOTICE).one("text")
+                message = protocol.decode(data)
+                if message.kind == protocol.REFUSED:
+                    # The child was ended before it could read it.
+                    reason, hint = message.one("reason"), message.get("hint") or b""
+                    self.refused = (os.fsdecode(reason), os.fsdecode(hint))
+                else:
+                    say(os.fsdecode(message.expect(protocol.NOTICE).one("text")))
             except ProtocolError:
                 continue
-            say(os.fsdecode(text))
 
     # -- job control ---------------------------------------------------------------------------
 

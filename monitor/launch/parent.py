@@ -38,7 +38,7 @@ def fill_standard() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def complain(reason: str, hint: str = "") -> None:

@@ -109,16 +109,17 @@ class Daemon:
     def start(self) -> float:
         """Start and wait for `ready`; the seconds it took."""
         began = time.monotonic()
-        self.log = (self.folder / "log").open("a", encoding="utf-8")
-        self.process = subprocess.Popen(
-            [str(PYTHON), "-m", "monitor.cli.ri_monitord", "--config", str(self.config)],
-            stdout=subprocess.PIPE,
-            stderr=self.log,
-            text=True,
-            cwd=ROOT,
-        )
+        with (self.folder / "log").open("a", encoding="utf-8") as log:
+            self.process = subprocess.Popen(
+                [str(PYTHON), "-m", "monitor.cli.ri_monitord", "--config", str(self.config)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                cwd=ROOT,
+            )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
+        with self.process.stdout as output:
+            line = output.readline()
         assert line == "ready\n", f"the daemon did not start:\n{self.log_text()}"
         return time.monotonic() - began
 
