@@ -56,8 +56,10 @@ int ri_exec_done(struct bpf_raw_tracepoint_args *ctx)
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), (void *)place.name);
 	if (length > RI_ARGUMENTS)
 		length = RI_ARGUMENTS;
-	if (bpf_probe_read_user(record->arguments, length, (void *)start) < 0)
+	if (bpf_probe_read_user(record->arguments, length, (void *)start) < 0) {
+		record->header.flags = RI_TRUNCATED;
 		length = 0;
+	}
 	record->length = length;
 	details.ringbuf_submit(record, RB_NO_WAKEUP);
 	return 0;

@@ -42,6 +42,14 @@ _SLOT_SHIFT = 20
 DIRECTORIES = 65536
 
 EVENT_SIZE = ctypes.sizeof(layout.ri_event)
+_SHORT, _LONG = ctypes.sizeof(layout.ri_short), ctypes.sizeof(layout.ri_long)
+_DETAIL_SIZES: dict[int, tuple[int, ...]] = {
+    Kind.DIRECTORY: (_LONG,),
+    Kind.PATH_CALL: (_SHORT, _LONG),
+    Kind.NAME: (_SHORT,),
+    Kind.UNIX: (_SHORT,),
+    Kind.EXEC: (ctypes.sizeof(layout.ri_exec),),
+}
 _HEADER_SIZE = ctypes.sizeof(layout.ri_header)
 _KIND_OFFSET = layout.ri_header.kind.offset
 _KIND = struct.Struct("=H")
@@ -110,6 +118,8 @@ class Decoder:
         """The event in a record of the other ring; None: it was a directory."""
         try:
             kind = _KIND.unpack_from(data, _KIND_OFFSET)[0]
+            if len(data) not in _DETAIL_SIZES[kind]:
+                raise ValueError(f"a record of {len(data)} bytes")  # noqa: TRY301
             return self._detail_handlers[kind](data)
         except (struct.error, LookupError, ValueError) as error:
             raise WireError(f"cannot decode a record of the ring `details`: {error!r}") from error
@@ -256,7 +266,7 @@ class Decoder:
         return ExecEvent(
             *_sender(record.header),
             path=self._path(record.directory, _text(record.name)),
-            argv=tuple(_text(part) for part in arguments.removesuffix(b"\0").split(b"\0")),
+            argv=_arguments(arguments),
             truncated=bool(record.header.flags & Flag.TRUNCATED),
             device=record.device,
             inode=record.inode,
@@ -278,6 +288,11 @@ def _data(record: bytes, start: int, length: int | None = None) -> bytes:
     """`length` bytes of ri_short.data or ri_long.data from `start`; None: all there are."""
     start += ctypes.sizeof(layout.ri_detail)
     return record[start:] if length is None else record[start : start + length]
+
+
+def _arguments(data: bytes) -> tuple[str, ...]:
+    """Strings that are each ended by NUL, the last perhaps cut off; () where there are no bytes."""
+    return tuple(map(_text, data.removesuffix(b"\0").split(b"\0"))) if data else ()
 
 
 def _text(name: bytes) -> str:

@@ -61,7 +61,10 @@ class ForkEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class ExecEvent(Event):
-    """`path` is the file the kernel runs, `argv` what it got (`truncated`: there was more)."""
+    """`path` is the file the kernel runs, `argv` what it got.
+
+    `truncated`: there was more, or none of it could be read (then `argv` is empty).
+    """
 
     path: str
     argv: tuple[str, ...]
