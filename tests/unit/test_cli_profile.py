@@ -39,7 +39,7 @@ def rictl(tmp_path: Path) -> Run:
     config.write_text(f"profiles: [{catalog}, {ROOT / 'profiles'}]\n")
 
     def run(command: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        options = [] if command == "schema" else ["--config", config]
+        options: list[str | Path] = [] if command == "schema" else ["--config", config]
         done = subprocess.run(
             [sys.executable, "-m", "monitor.cli.rictl", "profile", command, *arguments, *options],
             capture_output=True,
