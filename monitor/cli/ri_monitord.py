@@ -85,7 +85,6 @@ def settings(config: Config) -> dict[str, object]:
         },
         "listen": {"api": str(config.socket), "launch": str(config.launch_socket)},
         "lock": str(config.runtime / "lock"),
-        "alive": str(config.alive),
     }
 
 

@@ -3,10 +3,9 @@
 
 Runs as `python3 -I -S keeper.py SETTINGS` and imports the standard library only, so that there is
 little in it that can fail. SETTINGS is JSON: `loader` and `worker` (argument lists), `environment`,
-`listen` (name to socket path), `lock`, `alive` (a file whose mtime is when somebody last read the
-records). The worker finds its end of the store as the descriptor named by RI_KEEPER; it sends
-`store NAME` with a descriptor, `drop NAME`, `fetch` (answered by `NAME` with each, then an empty
-message), `ready`, and `status TEXT`.
+`listen` (name to socket path), `lock`. The worker finds its end of the store as the descriptor
+named by RI_KEEPER; it sends `store NAME` with a descriptor, `drop NAME`, `fetch` (answered by
+`NAME` with each, then an empty message), `ready`, and `status TEXT`.
 """
 
 from __future__ import annotations
@@ -115,8 +114,6 @@ class Keeper:
     def worker_ended(self, status: int) -> int | None:
         """Start the next worker, after a pause where they keep dying; or the keeper's status."""
         self.serve_rest()
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(self.settings["alive"])
         if self.stopping:
             return 0 if status in (0, -signal.SIGTERM) else 1
         if not self.was_ready:

@@ -9,6 +9,7 @@ say so, and sessions whose profile requires records are frozen until they are wr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 import time
 import traceback
@@ -60,6 +61,7 @@ class Recording:
         self._retry_at = 0.0
         self._counts: dict[str, Counter[str]] = {}
         self._appended = asyncio.Event()
+        self._awake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the timer -----------------------------------------------------------------------------
@@ -75,9 +77,16 @@ class Recording:
                 traceback.print_exc()
             if self.reader.pending:
                 await asyncio.sleep(0)
+            elif self.context.registry.live():
+                await asyncio.sleep(DRAIN_SECONDS)
             else:
-                busy = self.context.registry.live()
-                await asyncio.sleep(DRAIN_SECONDS if busy else IDLE_SECONDS)
+                self._awake.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._awake.wait(), IDLE_SECONDS)
+
+    def wake(self) -> None:
+        """A session comes: read at the full pace from now on."""
+        self._awake.set()
 
     def drain(self) -> None:
         """Take what the rings hold, up to a limit, and compose it."""

@@ -80,7 +80,7 @@ class Sessions:
             "expires": session.expires,
             "observe": plan.observe,
             "missing": list(plan.missing),
-            "limits": asdict(plan.limits),
+            "limits": asdict(plan.limits) | {"processes": self._processes(plan)},
         }
         recording.daemon_record(
             session, Verb.SESSION_LAUNCH, session.profile, details | facts, pid=pid
@@ -211,10 +211,7 @@ class Sessions:
         cgroup.create()
         with contextlib.ExitStack() as undo:
             undo.callback(cgroup.remove)
-            processes = plan.limits.processes
-            if processes is None and context.features.pids_limit:
-                processes = DEFAULT_PROCESSES
-            cgroup.limit(processes, plan.limits.memory)
+            cgroup.limit(self._processes(plan), plan.limits.memory)
             session = Session(
                 id=identity,
                 agent=admitted.agent,
@@ -240,7 +237,13 @@ class Sessions:
             undo.callback(context.tables.remove, session.cgroup_id)
             context.registry.add(session)
             undo.pop_all()
+        context.recording.wake()
         return session
+
+    def _processes(self, plan: Plan) -> int | None:
+        """The limit in force; none where the profile sets none and the host cannot hold one."""
+        unasked = DEFAULT_PROCESSES if self.context.features.pids_limit else None
+        return plan.limits.processes or unasked
 
     def install(self, session: Session) -> None:
         """Put the session's rows in the kernel's tables. OSError E2BIG, ENOSPC: they are full."""

@@ -152,6 +152,19 @@ class Worker:
 
         `last` is the last record of the worker before.
         """
+        from monitor.audit.store import StoreError
+
+        try:
+            await self._clear_leftovers(log, adopted, last)
+        except (OSError, sqlite3.Error, StoreError) as error:
+            print(f"ri-monitord: leftovers stay for now: {error}", file=sys.stderr)
+        await asyncio.to_thread(_warm_up)
+        admission = self.context.sessions.admission
+        admission.reload()
+        if admission.problem:
+            print(f"ri-monitord: {admission.problem}", file=sys.stderr)
+
+    async def _clear_leftovers(self, log: Log, adopted: list[Session], last: int) -> None:
         adoption.remove_rows(self.context)
         for cgroup in adoption.strangers(self.context):
             await adoption.remove_cgroup(cgroup)
@@ -160,10 +173,6 @@ class Worker:
             counts = await log.counts(session.id, last)
             if self.context.registry.by_cgroup(session.cgroup_id) is not None:
                 self.context.recording.count_on(session, counts)
-        await asyncio.to_thread(_warm_up)
-        self.context.sessions.admission.reload()
-        if self.context.sessions.admission.problem:
-            print(f"ri-monitord: {self.context.sessions.admission.problem}", file=sys.stderr)
 
     async def _ticking(self) -> None:
         while True:

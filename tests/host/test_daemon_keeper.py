@@ -29,7 +29,6 @@ class Kept:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.alive = folder / "alive"
 
     def start(self, worker: str, loader: str = "pass", **environment: str) -> None:
         script = self.folder / "worker.py"
@@ -40,7 +39,6 @@ class Kept:
             "environment": {"PYTHONPATH": str(ROOT), "FOLDER": str(self.folder)},
             "listen": {name: str(self.folder / f"{name}.sock") for name in ("api", "launch")},
             "lock": str(self.folder / "lock"),
-            "alive": str(self.alive),
         }
         keeper = ROOT / "monitor" / "daemon" / "keeper.py"
         self.process = subprocess.Popen(
@@ -133,13 +131,6 @@ os._exit(1)
     )
     time.sleep(2.5)
     assert 2 <= len(keeper.lines()) <= 6
-
-
-def test_the_death_of_a_worker_is_dated(keeper: Kept) -> None:
-    keeper.alive.touch()
-    before = keeper.alive.stat().st_mtime_ns
-    keeper.start("kept.ready()\nos.kill(os.getpid(), signal.SIGKILL)")
-    wait_until(lambda: keeper.alive.stat().st_mtime_ns > before)
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,25 @@ class Daemon:
 
     # -- its life ------------------------------------------------------------------------------
 
-    def start(self) -> float:
-        """Start and wait for `ready`; the seconds it took."""
+    def start(self, *wrapper: str) -> float:
+        """Start (by a wrapper command) and wait for `ready`; the seconds it took."""
         began = time.monotonic()
+        line = self._launch(wrapper)
+        assert line == "ready\n", f"the daemon did not start:\n{self.log_text()}"
+        return time.monotonic() - began
+
+    def refuses(self, *wrapper: str) -> tuple[int, str]:
+        """Start where it must not come up: (exit status, what it said)."""
+        assert self._launch(wrapper) == "", "the daemon started"
+        assert self.process is not None
+        return self.process.wait(SETTLE_SECONDS), self.log_text()
+
+    def _launch(self, wrapper: Sequence[str]) -> str:
+        """The first line of what it prints."""
+        command = [str(PYTHON), "-m", "monitor.cli.ri_monitord", "--config", str(self.config)]
         with (self.folder / "log").open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [str(PYTHON), "-m", "monitor.cli.ri_monitord", "--config", str(self.config)],
+                [*wrapper, *command],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -119,9 +132,7 @@ class Daemon:
             )
         assert self.process.stdout is not None
         with self.process.stdout as output:
-            line = output.readline()
-        assert line == "ready\n", f"the daemon did not start:\n{self.log_text()}"
-        return time.monotonic() - began
+            return output.readline()
 
     def log_text(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8")
@@ -141,9 +152,43 @@ class Daemon:
         """kill -9 of the worker; returns before the next one is there."""
         os.kill(self.worker_pid(), signal.SIGKILL)
 
+    def restart_worker(self) -> None:
+        """kill -9 of the worker, and wait until the next one answers."""
+        dead = self.worker_pid()
+        self.kill_worker()
+        self.wait_for_worker(dead)
+
+    def wait_for_worker(self, dead: int) -> None:
+        """Wait until another worker than `dead` answers."""
+
+        def answers() -> bool:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                return bool(self.status()["pid"] != dead)
+            return False
+
+        wait_until(answers)
+
+    @contextlib.contextmanager
+    def without_worker(self) -> Iterator[int]:
+        """No worker lives in here: it is killed, and the keeper kept from starting the next.
+
+        Yields the pid of the dead one; at the end the next one has been waited for.
+        """
+        assert self.process is not None
+        dead = self.worker_pid()
+        self.process.send_signal(signal.SIGSTOP)
+        os.kill(dead, signal.SIGKILL)
+        wait_until(lambda: "State:\tZ" in Path(f"/proc/{dead}/status").read_text())
+        try:
+            yield dead
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+        self.wait_for_worker(dead)
+
     def clean(self) -> None:
         """Leave nothing of the instance on the host, whatever state it is in."""
         if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             try:
                 self.process.wait(SETTLE_SECONDS)
@@ -251,6 +296,41 @@ class Daemon:
             return response.status, json.loads(data)
         return response.status, data.decode()
 
+    def status(self) -> dict[str, Any]:
+        status, body = self.request("GET", "/v1/status")
+        assert status == 200, body
+        return dict(body)
+
+    def doctor(self) -> dict[str, Any]:
+        status, body = self.request("GET", "/v1/doctor")
+        assert status == 200, body
+        return dict(body)
+
+    def details(self, number: int) -> dict[str, Any]:
+        """The details of one record."""
+        status, body = self.request("GET", f"/v1/records/{number}")
+        assert status == 200, body
+        return dict(body["record"]["details"])
+
+    def launched(self, process: subprocess.Popen[str]) -> dict[str, Any]:
+        """The session that `process`, a ri-exec, runs, once CMD runs in it."""
+        found: list[dict[str, Any]] = []
+
+        def runs() -> bool:
+            assert process.poll() is None, process.communicate()
+            found[:] = [
+                session
+                for session in self.sessions()
+                if session["state"] == "running" and _parent(session["pid"]) == process.pid
+            ]
+            return bool(found)
+
+        wait_until(runs)
+        return found[0]
+
+    def cgroup(self, session: str) -> Path:
+        return unified_mount() / self.instance / session
+
     def records(self, user: User | None = None, **filters: str | int) -> list[dict[str, Any]]:
         """What `GET /v1/records` answers."""
         query = "&".join(f"{name}={value}" for name, value in filters.items())
@@ -277,6 +357,14 @@ class Daemon:
             cwd=ROOT,
             env=environment,
         )
+
+
+def _parent(pid: int) -> int:
+    """The parent of a process, 0 where it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def delegations_for(user: User) -> dict[str, Any]:
