@@ -14,11 +14,12 @@ from monitor.profile.variables import Variables, expand
 
 Resolve = Callable[[str], str]
 
-# What a mask takes away; where nothing grants that, there is nothing to take.
+# What a mask takes away; where nothing grants that, there is nothing to take. NO_EXEC is read-only
+# too, or the program could be put back under its name.
 TAKEN = {
     MaskKind.HIDE: FileAccess.READ | FileAccess.WRITE | FileAccess.EXECUTE,
     MaskKind.READ_ONLY: FileAccess.WRITE,
-    MaskKind.NO_EXEC: FileAccess.EXECUTE,
+    MaskKind.NO_EXEC: FileAccess.WRITE | FileAccess.EXECUTE,
 }
 
 
@@ -37,7 +38,7 @@ def file_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tupl
             path = resolve(_absolute(profile, key, rule, base, variables))
             origin = origins.make(profile, key, rule.path, rule.position)
             rules.append(FileRule(path, tree, access, origin))
-    return tuple(sorted(rules, key=lambda rule: (rule.path, rule.tree, rule.access.value)))
+    return tuple(sorted(rules, key=_file_order))
 
 
 def mask_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tuple[MaskRule, ...]:
@@ -62,7 +63,15 @@ def mask_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tupl
             text = _resolved(_absolute(profile, key, rule, base, literal), resolve)
             origin = origins.make(profile, key, rule.path, rule.position)
             rules.append(MaskRule(text, kind, origin))
-    return tuple(sorted(rules, key=lambda rule: (rule.pattern, rule.kind.value)))
+    return tuple(sorted(rules, key=_mask_order))
+
+
+def _file_order(rule: FileRule) -> tuple[str, bool, int, str]:
+    return rule.path, rule.tree, rule.access.value, rule.origin.text
+
+
+def _mask_order(rule: MaskRule) -> tuple[str, str, str]:
+    return rule.pattern, rule.kind.value, rule.origin.text
 
 
 def needs_view(mask: MaskRule, policies: Collection[Sequence[FileRule]]) -> bool:
@@ -83,7 +92,7 @@ def _absolute(
 def _resolved(text: str, resolve: Resolve) -> str:
     """The pattern with the part of it that is a plain path resolved."""
     found = pattern(text)
-    prefix = resolve(join(found.literal)) if found.literal else "/"
+    prefix = resolve(found.start)
     return join([*filter(None, escape(prefix).split("/")), *found.names[len(found.literal) :]])
 
 
@@ -95,8 +104,9 @@ def _overlap(mask: MaskRule, rule: FileRule) -> bool:
         return True
     if not rule.tree:
         return False
-    start = join(found.literal)
-    return is_within(start, rule.path) or (not found.is_literal and is_within(rule.path, start))
+    return is_within(found.start, rule.path) or (
+        not found.is_literal and is_within(rule.path, found.start)
+    )
 
 
 def granting(rules: Sequence[FileRule], path: str) -> Iterator[FileRule]:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from monitor.policy import origins
-from monitor.policy.action import Origin
+from monitor.policy.action import IPAddress, Origin
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL, SOCK_DGRAM
 from monitor.policy.origins import Rules
 from monitor.policy.plan import NetPrefix, PortRange, SocketRule, UnixRule
@@ -83,7 +84,8 @@ def unix_rules(
     The program compares the name that a program passes, and `/var/run/x` is as good as `/run/x`.
     """
     numbers: dict[str, int] = {}
-    for rule in (profile.network or NetworkSection()).unix:
+    listed = (profile.network or NetworkSection()).unix
+    for rule in sorted(listed, key=lambda rule: rule.path):
         number = rules.number(origins.make(profile, "network.unix", rule.path, rule.position))
         path = expand(rule.path, variables, rule.position)
         numbers.setdefault(path, number)
@@ -123,6 +125,13 @@ def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple
     return tuple(found)
 
 
+def is_reserved(address: IPAddress) -> bool:
+    """Whether only a rule within a reserved prefix reaches `address`."""
+    return any(
+        address.version == each.network.version and address in each.network for each in _reserved()
+    )
+
+
 def _denied(profile: Profile) -> list[_Covering]:
     section = profile.network or NetworkSection()
     return _covering(profile, "network.deny", section.deny)
@@ -141,6 +150,7 @@ def _covering(profile: Profile, key: str, listed: Sequence[NetworkRule]) -> list
     return found
 
 
+@cache
 def _reserved() -> tuple[_Covering, ...]:
     return tuple(
         _Covering(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from monitor.policy import verdicts
 from monitor.policy.action import Decision, ExecAction, FileAction, Mechanism, Verb, Verdict
 from monitor.policy.compile_files import granting, needs_view
-from monitor.policy.patterns import is_within, join, parent, pattern
+from monitor.policy.patterns import is_within, parent, pattern
 from monitor.policy.plan import FileAccess, FileRule, MaskKind, MaskRule, Plan, Policy
 
 READ, WRITE, EXECUTE = FileAccess.READ, FileAccess.WRITE, FileAccess.EXECUTE
@@ -85,8 +85,7 @@ def _above_a_mask(plan: Plan, path: str) -> Decision | None:
     """Whether a mask holds `path` in place, which lies above it and is a mount point."""
     for link, mask in _masks(plan):
         found = pattern(mask.pattern)
-        start = join(found.literal)
-        if is_within(start, path) and not (found.is_literal and start == path):
+        if is_within(found.start, path) and not (found.is_literal and found.start == path):
             if _mechanism(plan, mask) is not Mechanism.VIEW:
                 continue
             what = f"moving {verdicts.shown(path)}, which holds what a rule protects"

@@ -9,6 +9,7 @@ from functools import cache
 
 from monitor.policy import verdicts
 from monitor.policy.action import Decision, IPAddress, Mechanism, NetAction, UnixAction, Verb
+from monitor.policy.compile_network import is_reserved
 from monitor.policy.floor import AF_UNIX, BUILT_IN
 from monitor.policy.plan import NetPrefix, Plan, Policy, PortRange
 from monitor.profile.network import PROTOCOLS
@@ -104,8 +105,9 @@ def _described(action: NetAction) -> str:
 
 def _remedy(action: NetAction) -> str:
     name = PROTOCOL_NAMES.get(action.protocol)
-    if name is None:
+    binds = action.verb is Verb.NET_BIND
+    if name is None or (not binds and is_reserved(action.address)):
         return ""
-    section = "network.bind" if action.verb is Verb.NET_BIND else "network.connect"
+    section = "network.bind" if binds else "network.connect"
     suffix = "" if action.protocol == TCP else f"/{name}"
     return verdicts.add(section, _destination(action) + suffix)

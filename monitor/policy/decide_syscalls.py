@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from monitor.policy import floor, verdicts
 from monitor.policy.action import Decision, Mechanism, SocketAction, SyscallAction, Verdict
-from monitor.policy.compile_network import AF_INET, AF_INET6, SOCK_STREAM
+from monitor.policy.compile_network import AF_INET, AF_INET6, SOCK_STREAM, TCP, UDP
 from monitor.policy.floor import ANY_PROTOCOL, SOCK_DGRAM
 from monitor.policy.floor_rules import STANDARD
 from monitor.policy.floor_terms import SYSV_IPC
@@ -36,7 +36,7 @@ def decide_socket(plan: Plan, action: SocketAction) -> Decision:
             continue
         what = f"a socket of family {action.family}, type {action.type}"
         what += f", protocol {action.protocol}" if action.protocol else ""
-        remedy = _socket_remedy(action.family, action.type)
+        remedy = _socket_remedy(*arguments)
         decision = verdicts.unlisted(Mechanism.SECCOMP, link, policy, what, remedy)
         if plan.observe and rule is None:
             # Only the cgroup program sees it, which reports and lets it pass.
@@ -69,15 +69,17 @@ def _remedy(rule: SyscallRule, action: SyscallAction) -> str:
         return verdicts.add("syscalls.allow", SYSV_IPC)
     if rule.number == NUMBERS["listen"]:
         return verdicts.add("network.bind", "ADDRESS:PORT")
-    if rule.number == NUMBERS["socket"] and len(action.arguments) >= 2:
-        family, kind = action.arguments[:2]
-        return _socket_remedy(family, kind & floor.SOCK_TYPE_MASK)
+    if rule.number == NUMBERS["socket"]:
+        family, kind, protocol = (*action.arguments, 0, 0, 0)[:3]
+        return _socket_remedy(family, kind & floor.SOCK_TYPE_MASK, protocol)
     return ""
 
 
-def _socket_remedy(family: int, kind: int) -> str:
-    if family not in {AF_INET, AF_INET6} or kind not in {SOCK_STREAM, SOCK_DGRAM}:
+def _socket_remedy(family: int, kind: int, protocol: int) -> str:
+    if family not in {AF_INET, AF_INET6}:
         return ""
-    return verdicts.add(
-        "network.connect", "ADDRESS:PORT" if kind == SOCK_STREAM else "ADDRESS:PORT/udp"
-    )
+    if kind == SOCK_STREAM and protocol in {0, TCP}:
+        return verdicts.add("network.connect", "ADDRESS:PORT")
+    if kind == SOCK_DGRAM and protocol in {0, UDP}:
+        return verdicts.add("network.connect", "ADDRESS:PORT/udp")
+    return ""

@@ -8,6 +8,7 @@ family, type and protocol below the highest one listed, and everything above it.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from itertools import chain
 
 from monitor.policy.action import Origin
@@ -52,14 +53,18 @@ def syscall_plan(
     `opened` are the groups of `syscalls.allow`; `denied` are further calls by name, each with the
     rule that names it. UnknownSyscall where there is no such call.
     """
-    refusals = chain(STANDARD, STRICT if strict else ())
-    rules = [rule for each in refusals if each.group not in opened for rule in each.rules()]
-    rules += _sockets(sockets)
+    rules = [*_built_in(strict, frozenset(opened)), *_sockets(sockets)]
     if not listen:
         why = "a listening socket lets data out without any connect; no bind rule asks for one"
         rules.append(_rule("listen", EPERM, why))
     rules += [_denied(name, origin) for name, origin in denied]
     return SyscallPlan(tuple(_without_repeats(rules)), FIRST_UNKNOWN)
+
+
+@cache
+def _built_in(strict: bool, opened: frozenset[str]) -> tuple[SyscallRule, ...]:
+    refusals = chain(STANDARD, STRICT if strict else ())
+    return tuple(rule for each in refusals if each.group not in opened for rule in each.rules())
 
 
 def matching_rule(plan: SyscallPlan, number: int, arguments: tuple[int, ...]) -> SyscallRule | None:

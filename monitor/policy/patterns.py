@@ -59,12 +59,21 @@ class Pattern:
             found.append(plain)
         return tuple(found)
 
-    @property
+    @cached_property
+    def start(self) -> str:
+        """The path that the literal components make."""
+        return join(self.literal)
+
+    @cached_property
     def is_literal(self) -> bool:
         return len(self.literal) == len(self.names)
 
     def covers(self, path: str) -> bool:
         """Whether `path`, or a folder that it is in, is named by the pattern."""
+        if not is_within(path, self.start):
+            return False
+        if self.is_literal:
+            return True
         # Which components may come next: `**` is where it was, and behind itself.
         states = self._closed({0})
         for name in split(path):

@@ -33,15 +33,23 @@ def from_json(text: str) -> Plan:
 
 
 def _encode(value: Any) -> Any:
-    if is_dataclass(value):
-        return {each.name: _encode(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, tuple):
+    kind = type(value)
+    if kind is str or kind is int or value is None:
+        return value
+    if kind is tuple:
         return [_encode(each) for each in value]
+    if is_dataclass(kind):
+        return {name: _encode(getattr(value, name)) for name in _names(kind)}
     if isinstance(value, Flag):
-        return [member.name for member in type(value) if member in value]
+        return [member.name for member in kind if member in value]
     if isinstance(value, Enum):
         return value.value
     return value
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
 
 
 @cache

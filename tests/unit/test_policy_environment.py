@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What CMD keeps of the environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monitor.policy.environment import kept
+from monitor.policy.plan import EnvironmentPlan
+from tests.support.profiles import HOME, compiled, profile
+
+NAMES = ["PATH", "LANG", "LC_ALL", "LD_PRELOAD", "AWS_SECRET_ACCESS_KEY", "HOME"]
+
+
+def plan(*sections: dict[str, Any] | None) -> EnvironmentPlan:
+    return compiled([profile(environment=section) for section in sections]).environment
+
+
+def test_nothing_is_kept_that_no_pattern_names() -> None:
+    assert kept(plan(None), NAMES) == []
+    assert kept(plan({"keep": []}), NAMES) == []
+
+
+def test_keeps_by_glob_in_the_callers_order() -> None:
+    assert kept(plan({"keep": ["L*", "PATH"]}), NAMES) == ["PATH", "LANG", "LC_ALL", "LD_PRELOAD"]
+
+
+def test_scrub_beats_keep() -> None:
+    section = {"keep": ["*"], "scrub": ["LD_*", "*SECRET*"]}
+    assert kept(plan(section), NAMES) == ["PATH", "LANG", "LC_ALL", "HOME"]
+
+
+def test_globs_look_at_case() -> None:
+    assert kept(plan({"keep": ["path"]}), NAMES) == []
+
+
+def test_every_link_must_keep_a_name_and_none_scrub_it() -> None:
+    found = plan({"keep": ["L*", "PATH"], "scrub": ["LD_*"]}, {"keep": ["*"], "scrub": ["LANG"]})
+    assert kept(found, NAMES) == ["PATH", "LC_ALL"]
+
+
+def test_sets_values_with_variables_in_them() -> None:
+    assert plan({"set": {"B": "{home}/x", "A": "1"}}).set == (("A", "1"), ("B", f"{HOME}/x"))
+
+
+def test_the_outermost_link_sets_and_what_it_scrubs_stays_away() -> None:
+    outer = {"set": {"PROXY": "outer"}, "scrub": ["LD_*"]}
+    inner = {"set": {"PROXY": "inner", "LD_PRELOAD": "x", "B": "2"}}
+    assert plan(outer, inner).set == (("B", "2"), ("PROXY", "outer"))
+
+
+def test_a_link_may_set_what_it_scrubs_of_the_callers() -> None:
+    assert plan({"scrub": ["PAGER"], "set": {"PAGER": "cat"}}).set == (("PAGER", "cat"),)
