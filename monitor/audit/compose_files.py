@@ -44,9 +44,10 @@ def find(subject: Subject, event: FileEvent) -> Finding:
 
 def _done(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
     path, target = event.path, event.target
-    if event.claimed:
+    details: dict[str, Any]
+    if event.operation is not _OPEN:
         decision = _decision_on_claim(subject, event, verb)
-        details: dict[str, Any] = {"claimed": True}
+        details = {"claimed": True} if event.claimed else {}
     else:
         decision = on_open(subject, verb, path)
         details = {"device": objects.device(event.device), "inode": event.inode}

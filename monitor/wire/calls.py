@@ -19,3 +19,6 @@ OPERATIONS = {
     **dict.fromkeys((188, 189, 190, 197, 198, 199), FileOperation.CHMOD),
     **dict.fromkeys((76, 77), FileOperation.TRUNCATE),  # truncate ftruncate
 }
+
+# fchmod fchown fsetxattr fremovexattr ftruncate: no path is passed, the descriptor's own is told.
+BY_DESCRIPTOR = frozenset((91, 93, 190, 199, 77))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from monitor.wire import layout
-from monitor.wire.calls import OPERATIONS
+from monitor.wire.calls import BY_DESCRIPTOR, OPERATIONS
 from monitor.wire.events import (
     AnyEvent,
     DenyCause,
@@ -206,7 +206,7 @@ class Decoder:
             operation=OPERATIONS[detail.number],
             path=path,
             target=target,
-            claimed=detail.length > 0,
+            claimed=detail.number not in BY_DESCRIPTOR,
             write=bool(flags & Flag.WRITE),
             created=bool(flags & Flag.CREATED),
             device=0,

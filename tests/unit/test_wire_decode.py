@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.wire import decode, layout
-from monitor.wire.calls import OPERATIONS
+from monitor.wire.calls import BY_DESCRIPTOR, OPERATIONS
 from monitor.wire.decode import EVENT_SIZE, Decoder, WireError
 from monitor.wire.events import (
     DenyCause,
@@ -186,7 +186,15 @@ def test_a_claimed_path_is_made_absolute(
     found = decoder.detail(path_call(87, given_, directory=base))
     assert isinstance(found, FileEvent)
     assert found.path == expected
-    assert found.claimed is (given_ != b"")
+    # Even where the string could not be read: nothing else told what was meant.
+    assert found.claimed
+
+
+@pytest.mark.parametrize("number", sorted(BY_DESCRIPTOR))
+def test_a_call_on_a_descriptor_claims_nothing(decoder: Decoder, number: int) -> None:
+    found = decoder.detail(path_call(number, b"", directory=DIRECTORY))
+    assert isinstance(found, FileEvent)
+    assert (found.path, found.claimed) == ("/home/alice", False)
 
 
 def test_two_paths(decoder: Decoder) -> None:
