@@ -23,6 +23,7 @@ def lint(
     profiles: tuple[Profile, ...],
     variables: Variables,
     exists: Callable[[str], bool] = os.path.lexists,
+    is_folder: Callable[[str], bool] = os.path.isdir,
 ) -> list[Finding]:
     """Everything doubtful about resolved `profiles`, the worst first, each thing once."""
     found: dict[Finding, None] = {}
@@ -37,7 +38,9 @@ def lint(
             and not paths.is_glob(rule.path)
             and not exists(rule.path)
         ]
+        folders = [rule for rule in rules.allowing() if not rule.tree and is_folder(rule.path)]
         found |= dict.fromkeys(lint_files.lint(rules, outer, variables, missing))
+        found |= dict.fromkeys(lint_files.folders(folders))
         found |= dict.fromkeys(_sockets(profile, variables))
         found |= dict.fromkeys(_networks(profile))
         found |= dict.fromkeys(_environment(profile))

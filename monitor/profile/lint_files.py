@@ -30,6 +30,13 @@ def lint(
         yield _finding("note", rule, f"{rule.path} does not exist here")
 
 
+def folders(named: Sequence[PlacedPath]) -> Iterator[Finding]:
+    """Allow rules that name a folder of this host as if it were a file."""
+    for rule in named:
+        message = f"{rule.text} is a folder, and no session starts with it: write {rule.text}/**"
+        yield _finding("error", rule, message)
+
+
 def _finding(level: Level, rule: PlacedPath, message: str) -> Finding:
     return Finding(level, rule.position, rule.key, message)
 

@@ -14,7 +14,8 @@ VARIABLES = Variables("/home/u/w", "/home/u", "s", 1000)
 
 def findings(*texts: str, missing: str | None = None) -> list[Finding]:
     profiles = tuple(parse(f"name: p{i}\n{text}", f"p{i}") for i, text in enumerate(texts))
-    return lint(profiles, VARIABLES, exists=lambda path: path != missing)
+    exists, is_folder = (lambda path: path != missing), (lambda path: False)
+    return lint(profiles, VARIABLES, exists, is_folder)
 
 
 def found(*texts: str) -> set[tuple[str, str]]:
@@ -117,6 +118,13 @@ def test_missing_paths_are_noted_where_they_are_ones_own() -> None:
     (finding,) = findings("files: {read: [/a/b/**, /c]}", missing="/a/b")
     assert (finding.level, finding.key) == ("note", "files.read[0]")
     assert finding.message == "/a/b does not exist here"
+
+
+def test_a_folder_is_no_file() -> None:
+    profile = parse("name: a\nfiles: {read: [/a, /b/**], deny: [/b/x]}", "F")
+    found = lint((profile,), VARIABLES, exists=lambda path: True, is_folder=lambda path: True)
+    assert [(each.level, each.key) for each in found] == [("error", "files.read[0]")]
+    assert "write /a/**" in found[0].message
 
 
 def test_the_worst_comes_first_and_nothing_twice() -> None:
