@@ -37,7 +37,7 @@ def parameters(given: Mapping[str, str], pairs: int, known: frozenset[str]) -> d
     for name in given:
         if name not in known:
             raise BadRequest(f"unknown parameter {name[:40]!r}")
-    if pairs != len(given):
+    if pairs != len(set(given)):
         raise BadRequest("a parameter is repeated")
     return dict(given)
 

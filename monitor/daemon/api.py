@@ -168,6 +168,8 @@ class Api:
         why = answers.why(await request.read())
         caller: Peer = request["caller"]
         session = self._find(caller, request.match_info["reference"])
+        if not session.live:
+            raise IllegalTransition(f"session {session.id} has ended")
         sessions, by = self.context.sessions, _name(caller)
         steps: list[Step]
         match request.match_info["verb"]:

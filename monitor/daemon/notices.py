@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from monitor.audit.record import printable
 from monitor.launch import protocol
 from monitor.policy.action import Verb
-from monitor.session.session import Session
 
 INTERVAL_SECONDS = 1.0
 # (verb, object) pairs remembered for each session; further ones are counted only.
@@ -31,6 +30,7 @@ class _Line:
     told: set[tuple[Verb, str]] = field(default_factory=set)
     next: float = 0.0
     left_out: int = 0
+    ending: bool = False
 
 
 class Notices:
@@ -57,13 +57,18 @@ class Notices:
         line.left_out = 0
         _send(line.connection, f"denied {verb.value} {object_}: {reason}{more}")
 
-    def end(self, session: Session) -> None:
-        """Say why the session ended, and close its lifeline."""
-        line = self._lines.pop(session.id, None)
+    def ending(self, session: str, why: str) -> None:
+        """Say why the session ends, while there is somebody to hear it."""
+        line = self._lines.get(session)
+        if line is not None and not line.ending:
+            line.ending = True
+            _send(line.connection, f"the session ends: {why}")
+
+    def end(self, session: str) -> None:
+        """Close the lifeline of a session that has ended."""
+        line = self._lines.pop(session, None)
         if line is None:
             return
-        if session.why:
-            _send(line.connection, f"session ended: {session.why}")
         with contextlib.suppress(OSError):
             line.connection.shutdown(socket.SHUT_RDWR)
 

@@ -264,6 +264,7 @@ class Sessions:
             nonlocal lost
             lost = await context.recording.settle(session)
 
+        self.notices.ending(identity, why)
         try:
             if session.state is not State.ENDING:
                 session = context.registry.move(identity, State.ENDING, why=why)
@@ -284,7 +285,7 @@ class Sessions:
             context.recording.forget(session)
             with contextlib.suppress(OSError):
                 context.kept.drop(LIFELINE + identity)
-            self.notices.end(session)
+            self.notices.end(identity)
             return steps.done
         finally:
             self._ending.pop(identity, None)

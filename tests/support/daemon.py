@@ -87,7 +87,7 @@ class Daemon:
         self.profiles.mkdir()
         self.process: subprocess.Popen[str] | None = None
         self.delegations = self.folder / "delegations.yaml"
-        self._write(self.delegations, delegations_for(user))
+        self.write(self.delegations, delegations_for(user))
         self.config = self.folder / "config.yaml"
         settings = {
             "instance": self.instance,
@@ -97,10 +97,11 @@ class Daemon:
             "profiles": [str(self.profiles), str(ROOT / "profiles")],
             "delegations": str(self.delegations),
         }
-        self._write(self.config, settings | (config or {}))
+        self.write(self.config, settings | (config or {}))
 
     @staticmethod
-    def _write(path: Path, document: Any) -> None:
+    def write(path: Path, document: Any) -> None:
+        """Write a file of the daemon's as YAML."""
         with path.open("w", encoding="utf-8") as file:
             YAML().dump(document, file)
 
