@@ -90,6 +90,7 @@ def settings(config: Config) -> dict[str, object]:
 
 def make_folders(config: Config) -> None:
     """The folders the daemon writes to: sockets for all to find, state for root only."""
+    os.umask(0o022)  # a service manager may have set one that keeps everybody out
     config.runtime.mkdir(mode=0o755, parents=True, exist_ok=True)
     config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
 
