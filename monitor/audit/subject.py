@@ -23,7 +23,6 @@ from monitor.policy.action import (
     Verb,
     Verdict,
 )
-from monitor.policy.decide import decide
 from monitor.policy.patterns import pattern
 from monitor.policy.plan import Plan, Policy
 from monitor.session.session import Session
@@ -169,6 +168,9 @@ def on(subject: Subject, action: Action) -> Decision | None:
 
 
 def _decide(plan: Plan, action: Action) -> Decision:
+    # Here: pydantic comes with it, and a restarted daemon must be ready sooner than that.
+    from monitor.policy.decide import decide
+
     return decide(plan, action)
 
 

@@ -292,10 +292,10 @@ class TestOfASession:
 
     def test_it_may_not_use_the_api(self, daemon: Daemon) -> None:
         script = (
-            "import socket; s = socket.socket(socket.AF_UNIX); s.connect('{}');"
+            f"import socket; s = socket.socket(socket.AF_UNIX); s.connect('{daemon.socket}');"
             "s.sendall(b'GET /v1/sessions HTTP/1.1\\r\\nHost: ri\\r\\n\\r\\n');"
             "print(s.recv(20).decode().split()[1])"
-        ).format(daemon.socket)
+        )
         command = ["/usr/bin/python3", "-I", "-c", script]
         assert daemon.exec("base", command, observe=True).stdout == "403\n"
 
