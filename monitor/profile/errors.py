@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from monitor.profile.model import Position
 
 
+LONGEST_PART = 500  # characters
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong; `key` is dotted (`files.read[2]`), line and column count from 1.
@@ -23,8 +26,14 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
+        """One line, whatever the profile holds: it may come from anybody, and goes to terminals."""
         place = f"{self.source}:{self.line}:{self.column}" if self.line else self.source
-        return ": ".join(part for part in (place, self.key, self.message) if part)
+        return ": ".join(_line(part) for part in (place, self.key, self.message) if part)
+
+
+def _line(text: str) -> str:
+    short = text if len(text) <= LONGEST_PART else f"{text[:LONGEST_PART]}..."
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in short)
 
 
 class ProfileError(ValueError):

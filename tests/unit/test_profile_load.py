@@ -276,6 +276,22 @@ def test_hostile_yaml_is_refused(text: str, says: str) -> None:
     assert any(says in found.message for found in problems(text))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'name: a\n"x\\ny": 1',
+        'name: a\n"\\e[31m": 1',
+        "name: a\n" + "k" * 900 + ": 1",
+        "name: !" + "t" * 10_000,
+        'name: a\ninclude: ["' + "b" * 10_000 + '"]',
+    ],
+)
+def test_a_problem_is_one_short_line_whatever_the_text(text: str) -> None:
+    line = str(only(text))
+    assert line.isprintable()
+    assert len(line) < 1200
+
+
 def test_a_bomb_of_anchors_is_refused_at_its_first() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     for one, other in zip("abcdefgh", "bcdefghi", strict=True):
