@@ -173,7 +173,7 @@ class Lifeline:
                     # The child was ended before it could read it.
                     reason, hint = message.one("reason"), message.get("hint") or b""
                     self.refused = (os.fsdecode(reason), os.fsdecode(hint))
-                else:
+                elif self.reported == STARTING:
                     say(os.fsdecode(message.expect(protocol.NOTICE).one("text")))
             except ProtocolError:
                 continue
