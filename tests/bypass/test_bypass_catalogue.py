@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way out of the catalogue in a real session: refused, recorded, and open without us."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+
+import pytest
+
+from tests.bypass.catalogue import CASES, KILLED, Case, Control
+from tests.bypass.conftest import Scene
+from tests.support.daemon import wait_until
+
+REFUSED = 10  # programs/attempt.py
+
+
+def last_record(scene: Scene) -> int:
+    newest = scene.daemon.records(newest=1, limit=1)
+    return int(newest[-1]["id"]) if newest else 0
+
+
+def recorded(scene: Scene, after: int, verb: str, verdict: str) -> bool:
+    return bool(scene.daemon.records(after=after, verb=verb, verdict=verdict))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_a_way_out_is_closed(scene: Scene, case: Case) -> None:
+    command = case.command(scene.words)
+    before = last_record(scene)
+    governed = scene.daemon.exec(case.profile, command, cwd=scene.workspace)
+    told = f"{governed.stdout}{governed.stderr}"
+    if case.expect == KILLED:
+        assert governed.returncode == 128 + signal.SIGSYS, told
+        assert "DONE" not in governed.stdout
+    else:
+        assert governed.returncode == REFUSED, told
+        assert governed.stdout.splitlines()[-1] == f"REFUSED {case.expect}"
+    if case.verb is not None:
+        verb = case.verb
+        wait_until(lambda: recorded(scene, before, verb, "deny"))
+    free = without(scene, case, command)
+    assert free.returncode == 0, f"{free.stdout}{free.stderr}"
+    assert free.stdout.splitlines()[-1].startswith("DONE")
+
+
+def without(scene: Scene, case: Case, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """The same with the control off; under --observe, what would have been refused is recorded."""
+    if case.control is not Control.OBSERVE:
+        return scene.bare(command, root=case.control is Control.ROOT)
+    before = last_record(scene)
+    free = scene.daemon.exec(case.profile, command, cwd=scene.workspace, observe=True)
+    if case.verb is not None and case.observed:
+        verb = case.verb
+        wait_until(lambda: recorded(scene, before, verb, "would-deny"))
+    return free
+
+
+def test_every_case_is_told_apart() -> None:
+    assert len({case.id for case in CASES}) == len(CASES)
