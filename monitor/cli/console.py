@@ -11,7 +11,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 # So wide that nothing is folded or cut where the output is not a terminal.
@@ -65,6 +65,13 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def columns() -> int:
+    """The terminal's width; where there is none, more than anything needs."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if is_terminal() else UNBOUNDED
+
+
 def colourful() -> bool:
     """Colours only on a terminal that has them, and whose owner wants them."""
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -112,11 +119,11 @@ def failure(message: str, hint: str = "") -> None:
 
 
 def table(
-    columns: Sequence[str],
+    names: Sequence[str],
     rows: Iterable[Sequence[object]],
     *,
-    right: Sequence[str] = (),
-    whole: Sequence[str] = (),
+    right: Collection[str] = (),
+    whole: Collection[str] = (),
 ) -> None:
     """A table. Columns in `right` are aligned there; those in `whole` are never folded."""
     from rich.console import Console
@@ -124,7 +131,7 @@ def table(
     from rich.text import Text
 
     made = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for name in columns:
+    for name in names:
         made.add_column(
             name,
             justify="right" if name in right else "left",
@@ -134,9 +141,9 @@ def table(
     for row in rows:
         cells = [visible(each) for each in row]
         made.add_row(*(Text(each, style=STYLES.get(each, "")) for each in cells))
-    terminal = is_terminal()
+    foldable = is_terminal() and any(name not in whole for name in names)
     console = Console(
-        width=None if terminal else UNBOUNDED,
+        width=None if foldable else UNBOUNDED,
         no_color=not colourful(),
         highlight=False,
         markup=False,

@@ -13,6 +13,7 @@ from monitor.cli import console, moment
 from monitor.cli.client import Client, Parameters
 from monitor.cli.failure import REFUSED, CommandError, UnreachableError, UsageError
 from monitor.cli.options import JsonOption, SocketOption, client
+from monitor.cli.sessions import SHORT_ID
 
 PAGE = 1000
 SHOWN = 100  # of the newest, where nothing says how many
@@ -187,7 +188,7 @@ def _print(record: dict[str, Any]) -> None:
     """One record on one line: the fixed columns first, what was chosen by the agent last."""
     session = record["session"] or "-"
     if console.is_terminal():
-        session = session[-12:]  # the random end of a UUIDv7; `--session` takes it
+        session = session[-SHORT_ID:]  # the random end of a UUIDv7; `--session` takes it
     verdict = console.styled(f"{record['verdict']:<10}", record["verdict"])
     count = f" ({record['count']} times)" if record["count"] > 1 else ""
     reason = f"  -- {console.visible(record['reason'])}" if record["reason"] else ""

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from monitor.cli import console, moment
+from monitor.cli import console
 from monitor.cli.client import path
+from monitor.cli.moment import until
 from monitor.cli.options import JsonOption, SessionArgument, SocketOption, WhyOption, client
 
+WIDE = 150  # columns of a terminal that has room for everything
+SHORT_ID = 12
 COUNTS = ("allow", "deny", "would-deny", "lost")
 
 app = typer.Typer()
@@ -41,38 +45,37 @@ def ps(
     if not sessions:
         console.note("no sessions" if everything else "no live sessions; --all shows ended ones")
         return
-    counts = [
-        name
-        for name in COUNTS
-        if name != "would-deny" or any(each["counts"].get(name) for each in sessions)
-    ]
-    columns = ["ID", "AGENT", "CHAIN", "PROFILE", "STATE", "PID", "EXPIRES"]
-    columns += [name.upper() for name in counts]
-    numbers = ["PID", *(name.upper() for name in counts)]
-    rows = [
-        [*_row(each), *(str(each["counts"].get(name, 0)) for name in counts)] for each in sessions
-    ]
+    columns = _columns(sessions)
     if everything:
-        columns.append("WHY")
-        rows = [[*row, each.get("why") or ""] for row, each in zip(rows, sessions, strict=True)]
-    console.table(columns, rows, right=numbers, whole=["ID", "STATE", "EXPIRES", *numbers])
+        columns["WHY"] = lambda each: each.get("why") or ""
+    rows = [[show(each) for show in columns.values()] for each in sessions]
+    numbers = {"PID", *(name.upper() for name in COUNTS)}
+    console.table([*columns], rows, right=numbers, whole=[*columns])
 
 
-def _row(session: dict[str, Any]) -> list[str]:
-    terminal = console.is_terminal()
-    over = session["state"] == "ended"
-    return [
-        session["id"],
-        _agent(session["agent"]) if terminal else session["agent"],
-        " > ".join(_agent(name) for name in session["chain"]),
-        session["profile"],
-        session["state"],
-        str(session.get("pid") or "-"),
-        "-" if over else moment.until(session.get("expires")),
-    ]
+def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, Any]], str]]:
+    """What is shown of each session, by column; less on a terminal that has no room for all."""
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "ID": lambda each: each["id"],
+        "AGENT": lambda each: each["agent"],
+        "CHAIN": lambda each: " > ".join(map(_short, each["chain"])),
+        "PROFILE": lambda each: each["profile"],
+        "STATE": lambda each: each["state"],
+        "PID": lambda each: str(each.get("pid") or "-"),
+        "EXPIRES": lambda each: "-" if each["state"] == "ended" else until(each.get("expires")),
+    }
+    for name in COUNTS:
+        if name != "would-deny" or any(each["counts"].get(name) for each in sessions):
+            columns[name.upper()] = lambda each, name=name: str(each["counts"].get(name, 0))  # type: ignore[misc]
+    if console.columns() < WIDE:
+        # The random end of the id, which every command takes; the chain ends with the agent.
+        columns["ID"] = lambda each: each["id"][-SHORT_ID:]
+        for name in ("AGENT", "PROFILE", "PID"):
+            del columns[name]
+    return columns
 
 
-def _agent(name: str) -> str:
+def _short(name: str) -> str:
     """The part of an agent's id after its trust domain; other names as they are."""
     return name.partition("/agent/")[2] or name if name.startswith("spiffe://") else name
 

@@ -114,6 +114,15 @@ def test_a_file_that_is_not_text(rictl: Run, tmp_path: Path) -> None:
     assert rictl("show", "./x.yaml").returncode == 1
 
 
+def test_names_of_odd_bytes_are_shown_safely(rictl: Run, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9\x1b[1m.yaml")
+    (tmp_path / name).write_text("name: x\nfiles: {reed: []}\n")
+    done = rictl("check", name)
+    assert done.returncode == 1
+    assert "caf\\xe9\\x1b[1m.yaml:2:" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+
 def test_a_workspace_that_is_none(rictl: Run, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(GOOD)
     done = rictl("check", "x.yaml", "--workspace", "/none")

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +106,24 @@ def test_ps_all_says_why_sessions_ended(api: FakeApi, rictl: Rictl) -> None:
     api.answers["/v1/sessions"] = {"sessions": [session(state="ended", why="ttl is over")]}
     assert "ttl is over" in rictl("ps", "--all").stdout.decode()
     assert api.requests[0][2] == {"all": "1"}
+
+
+@pytest.mark.parametrize(("width", "whole"), [(80, False), (200, True)])
+def test_ps_fits_the_terminal_and_cuts_no_word(
+    api: FakeApi, rictl: Rictl, width: int, whole: bool
+) -> None:
+    api.answers["/v1/sessions"] = {"sessions": [session(), session(state="frozen")]}
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    environment = rictl.environment(TERM="dumb")
+    subprocess.run(rictl.command("ps"), stdout=theirs, cwd=ROOT, env=environment)
+    os.close(theirs)
+    lines = os.read(ours, 65536).decode().splitlines()
+    os.close(ours)
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= width
+    assert lines[1].split()[0] == (SESSION if whole else SESSION[-12:])
+    assert "user:alice > demo/coder" in lines[1]
 
 
 def test_ps_json_is_what_the_daemon_said(api: FakeApi, rictl: Rictl) -> None:
