@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import TypeVar
 
 from monitor.wire import layout
 from monitor.wire.calls import BY_DESCRIPTOR, OPERATIONS
@@ -40,6 +41,12 @@ SEEN_SLOTS = 65536
 _SLOT_SHIFT = 20
 # Directories remembered; the kernel's cache is smaller, and it sends again what it dropped.
 DIRECTORIES = 65536
+# Processes whose exit is remembered, and directories with an earlier path.
+_EXITED = 1024
+_EARLIER = 1024
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 EVENT_SIZE = ctypes.sizeof(layout.ri_event)
 _SHORT, _LONG = ctypes.sizeof(layout.ri_short), ctypes.sizeof(layout.ri_long)
@@ -84,16 +91,20 @@ class Decoder:
 
     def __init__(self) -> None:
         self._directories: dict[int, str] = {}
+        # Paths that changed: tag -> (from when on it has the one above, the one it had before).
+        self._earlier: dict[int, tuple[int, str]] = {}
         # The raw record behind each aggregation slot; pages never touched cost nothing.
         self._seen = bytearray(SEEN_SLOTS * EVENT_SIZE)
         # The same for records of the other ring: slot -> (tag, event).
         self._seen_details: dict[int, tuple[int, AnyEvent]] = {}
         # Threads whose socket(2) a program refused: its exit tells the same once more.
         self._refused_sockets: set[int] = set()
+        # (cgroup, pid) of processes that ended lately, oldest first.
+        self._exited: dict[tuple[int, int], None] = {}
         self._event_handlers: dict[int, Callable[[bytes, int], AnyEvent | None]] = {
             Kind.OPEN: self._open,
-            Kind.FORK: _fork,
-            Kind.EXIT: _exit,
+            Kind.FORK: self._fork,
+            Kind.EXIT: self._exit,
             Kind.NET: self._net,
             Kind.SYSCALL: self._syscall,
             Kind.COUNT: self._counted,
@@ -107,7 +118,7 @@ class Decoder:
         }
 
     def event(self, data: bytes, offset: int = 0) -> AnyEvent | None:
-        """The event in the ri_event at `offset`; None: a count whose record is not known."""
+        """The event in the ri_event at `offset`; None: it tells nothing that is not known."""
         try:
             kind = _KIND.unpack_from(data, offset + _KIND_OFFSET)[0]
             return self._event_handlers[kind](data, offset)
@@ -138,9 +149,18 @@ class Decoder:
             return replace(self._decode_open(record, 0), count=count, time=time)
         return replace(_decode_net(record, 0), count=count, time=time)
 
-    def _path(self, directory: int, name: str) -> str:
-        """`name` in a directory; `?` stands for one that is not known."""
-        base = self._directories.get(directory, "?")
+    def _base(self, directory: int, time: int) -> str:
+        """The path a directory had at `time`; `?` stands for one that is not known."""
+        if directory in self._earlier:
+            changed, before = self._earlier[directory]
+            if time < changed:
+                return before
+        return self._directories.get(directory, "?")
+
+    def _path(self, directory: int, name: str, time: int) -> str:
+        base = self._base(directory, time)
+        if name == "/":  # the root of a file system: it is called what it is mounted on
+            return base
         return f"/{name}" if base == "/" else f"{base}/{name}"
 
     def _remember(self, tag: int, data: bytes, offset: int) -> None:
@@ -160,7 +180,7 @@ class Decoder:
         ) = _OPEN.unpack_from(data, offset)  # fmt: skip
         return FileEvent(
             time, cgroup, pid, tid, _comm(comm), 1,
-            _OPENED, self._path(directory, _text(name[:length])), "",
+            _OPENED, self._path(directory, _text(name[:length]), time), "",
             False, flags & _WRITE != 0, flags & _CREATED != 0,
             device, inode, 0,
         )  # fmt: skip
@@ -171,6 +191,19 @@ class Decoder:
         if event.operation is NetOperation.SOCKET and not event.observed:
             self._refused_sockets.add(event.tid)
         return event
+
+    def _fork(self, data: bytes, offset: int) -> ForkEvent:
+        *who, _flags, _reserved, comm, child, _status = _PROCESS.unpack_from(data, offset)[:10]
+        self._exited.pop((who[1], child), None)
+        return ForkEvent(*_actor(who, comm), child=child)
+
+    def _exit(self, data: bytes, offset: int) -> ExitEvent | None:
+        *who, _flags, _reserved, comm, _child, status = _PROCESS.unpack_from(data, offset)[:10]
+        process = (who[1], who[2])
+        if process in self._exited:
+            return None  # its last two threads ended at once, and each was the last
+        _bounded(self._exited, _EXITED)[process] = None
+        return ExitEvent(*_actor(who, comm), status=status)
 
     def _counted(self, data: bytes, offset: int) -> AnyEvent | None:
         fields = _COUNT.unpack_from(data, offset)
@@ -187,19 +220,21 @@ class Decoder:
         detail = layout.ri_detail.from_buffer_copy(data)
         names = _data(data, 0, detail.length).split(b"\0")[-2::-1]
         names.insert(0, b"?" if detail.header.flags & Flag.TRUNCATED else b"")
+        path = _text(b"/".join(names)) or "/"
         # Put in anew, so that the first of the dict is the one sent longest ago.
-        self._directories.pop(detail.directory, None)
-        if len(self._directories) >= DIRECTORIES:
-            del self._directories[next(iter(self._directories))]
-        self._directories[detail.directory] = _text(b"/".join(names)) or "/"
+        before = self._directories.pop(detail.directory, path)
+        if before != path:
+            # The other ring may hold records from before an ancestor was renamed.
+            _bounded(self._earlier, _EARLIER)[detail.directory] = detail.header.time, before
+        _bounded(self._directories, DIRECTORIES)[detail.directory] = path
 
     def _path_call(self, data: bytes) -> FileEvent:
         detail = layout.ri_detail.from_buffer_copy(data)
-        path = self._claimed(detail.directory, _data(data, 0, detail.length))
+        path = self._claimed(detail, detail.directory, _data(data, 0, detail.length))
         target = ""
         if detail.second:
             name = _data(data, detail.second).split(b"\0", 1)[0]
-            target = self._claimed(detail.second_directory, name)
+            target = self._claimed(detail, detail.second_directory, name)
         flags = detail.header.flags
         return FileEvent(
             *_sender(detail.header),
@@ -214,12 +249,13 @@ class Decoder:
             errno=detail.error,
         )
 
-    def _claimed(self, directory: int, name: bytes) -> str:
+    def _claimed(self, detail: layout.ri_detail, directory: int, name: bytes) -> str:
         """The string a caller passed, made absolute; an empty one means the base itself."""
         text = _text(name)
         if text.startswith("/"):
             return text
-        return self._path(directory, text) if text else self._directories.get(directory, "?")
+        time = detail.header.time
+        return self._path(directory, text, time) if text else self._base(directory, time)
 
     def _long_name(self, data: bytes) -> FileEvent:
         detail = layout.ri_detail.from_buffer_copy(data)
@@ -227,7 +263,9 @@ class Decoder:
         event = FileEvent(
             *_sender(detail.header),
             operation=FileOperation.OPEN,
-            path=self._path(detail.directory, _text(_data(data, 0, detail.length))),
+            path=self._path(
+                detail.directory, _text(_data(data, 0, detail.length)), detail.header.time
+            ),
             target="",
             claimed=False,
             write=bool(flags & Flag.WRITE),
@@ -265,12 +303,19 @@ class Decoder:
         arguments = data[start : start + record.length]
         return ExecEvent(
             *_sender(record.header),
-            path=self._path(record.directory, _text(record.name)),
+            path=self._path(record.directory, _text(record.name), record.header.time),
             argv=_arguments(arguments),
             truncated=bool(record.header.flags & Flag.TRUNCATED),
             device=record.device,
             inode=record.inode,
         )
+
+
+def _bounded(known: dict[K, V], most: int) -> dict[K, V]:
+    """`known` with room for one more: what was put in first goes."""
+    if len(known) >= most:
+        del known[next(iter(known))]
+    return known
 
 
 def address_text(address: bytes) -> str:
@@ -332,16 +377,6 @@ def _decode_net(data: bytes, offset: int) -> NetEvent:
         policy=policy,
         rule=rule,
     )
-
-
-def _fork(data: bytes, offset: int) -> ForkEvent:
-    *who, _flags, _reserved, comm, child, _status = _PROCESS.unpack_from(data, offset)[:10]
-    return ForkEvent(*_actor(who, comm), child=child)
-
-
-def _exit(data: bytes, offset: int) -> ExitEvent:
-    *who, _flags, _reserved, comm, _child, status = _PROCESS.unpack_from(data, offset)[:10]
-    return ExitEvent(*_actor(who, comm), status=status)
 
 
 def _decode_syscall(data: bytes, offset: int) -> SyscallEvent:

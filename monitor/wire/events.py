@@ -39,8 +39,8 @@ class FileEvent(Event):
     """A file operation that returned. `errno` 0: it succeeded.
 
     `path` is resolved from the kernel's own objects where `claimed` is False (opens that
-    succeeded, calls on a descriptor); where True it is the string the caller passed, made absolute: good for a record,
-    never for a decision. `target` is the second name of a rename or link.
+    succeeded, calls on a descriptor); where True it is the string the caller passed, made absolute:
+    good for a record, never for a decision. `target` is the second name of a rename or link.
     """
 
     operation: FileOperation

@@ -51,27 +51,34 @@ def event(kind: int, flags: int = 0, body: str = "", who: dict[str, Any] | None 
 
 
 def opened(name: bytes = b"file", directory: int = DIRECTORY, flags: int = 0, **more: Any) -> bytes:
-    fields = {"tag": TAG, "inode": 5, "device": 8 << 20 | 1} | more
+    fields: dict[str, Any] = {"tag": TAG, "inode": 5, "device": 8 << 20 | 1} | more
     return event(
         Kind.OPEN, flags, "open", name=name, length=len(name), directory=directory, **fields
     )
 
 
 def detail(
-    kind: int, data: bytes = b"", flags: int = 0, large: bool = False, **fields: Any
+    kind: int,
+    data: bytes = b"",
+    flags: int = 0,
+    large: bool = False,
+    time: int = 1000,
+    **fields: Any,
 ) -> bytes:
     record = layout.ri_long() if large else layout.ri_short()
-    record.detail = layout.ri_detail(header=header(kind, flags), rule=-1)
+    record.detail = layout.ri_detail(header=header(kind, flags, time=time), rule=-1)
     for name, value in fields.items():
         setattr(record.detail, name, value)
     start = ctypes.sizeof(layout.ri_detail)
     return bytes(record)[:start] + data.ljust(ctypes.sizeof(record) - start, b"\0")
 
 
-def directory(tag: int, *names: bytes, flags: int = 0) -> bytes:
+def directory(tag: int, *names: bytes, flags: int = 0, time: int = 500) -> bytes:
     """A directory's record; `names` from the root down."""
     data = b"".join(name + b"\0" for name in reversed(names))
-    return detail(Kind.DIRECTORY, data, flags, large=True, directory=tag, length=len(data))
+    return detail(
+        Kind.DIRECTORY, data, flags, large=True, time=time, directory=tag, length=len(data)
+    )
 
 
 def path_call(number: int, path: bytes, second: bytes | None = None, **fields: Any) -> bytes:
@@ -130,6 +137,26 @@ def test_a_renamed_directory_takes_over(decoder: Decoder) -> None:
     assert found.path == "/srv/file"
 
 
+def test_a_record_from_before_a_rename_has_the_earlier_path(decoder: Decoder) -> None:
+    """All of one ring is read before the other, whose records may be older."""
+    renamed = directory(DIRECTORY, b"srv", time=5000)
+    decoder.detail(renamed)
+    decoder.detail(renamed)
+    for time, path in ((4999, "/home/alice/file"), (5000, "/srv/file")):
+        found = decoder.event(opened(who={"time": time}))
+        assert isinstance(found, FileEvent)
+        assert found.path == path
+
+
+@pytest.mark.parametrize(("tag", "path"), [(DIRECTORY, "/home/alice"), (OTHER, "/")])
+def test_the_root_of_a_file_system_is_called_what_it_is_mounted_on(
+    decoder: Decoder, tag: int, path: str
+) -> None:
+    found = decoder.event(opened(b"/", directory=tag))
+    assert isinstance(found, FileEvent)
+    assert found.path == path
+
+
 def test_a_long_name(decoder: Decoder) -> None:
     name = b"n" * 255
     record = detail(Kind.NAME, name, Flag.WRITE, directory=DIRECTORY, length=255, tag=TAG,
@@ -140,7 +167,7 @@ def test_a_long_name(decoder: Decoder) -> None:
     assert (found.inode, found.device, found.write, found.claimed) == (9, 3, True, False)
 
 
-@given(st.binary(min_size=1, max_size=48).filter(lambda name: b"\0" not in name))
+@given(st.binary(min_size=1, max_size=48).filter(lambda name: not {0, 47} & {*name}))
 def test_any_name_survives(name: bytes) -> None:
     decoder = Decoder()
     decoder.detail(directory(DIRECTORY, b"\xff", b"x"))
@@ -241,6 +268,26 @@ def test_a_fork_and_an_exit(decoder: Decoder) -> None:
     assert decoder.event(event(Kind.EXIT, body="process", status=0x8B)) == ExitEvent(
         1000, 77, 10, 11, "cat", 1, status=0x8B
     )
+
+
+def test_the_exit_of_a_process_is_told_once(decoder: Decoder) -> None:
+    """Two threads that end at once on two processors both find that none is left."""
+    ended = event(Kind.EXIT, body="process", status=9)
+    other = event(Kind.EXIT, body="process", who={"pid": 11})
+    another_session = event(Kind.EXIT, body="process", who={"cgroup": 78})
+    assert [decoder.event(each) is not None for each in (ended, ended, other, another_session)] == [
+        True, False, True, True,
+    ]  # fmt: skip
+    decoder.event(event(Kind.FORK, body="process", who={"pid": 11}, child=10))
+    assert decoder.event(ended) is not None
+
+
+def test_exits_that_are_remembered_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_EXITED", 3)
+    decoder = Decoder()
+    for pid in range(10):
+        decoder.event(event(Kind.EXIT, body="process", who={"pid": pid}))
+    assert list(decoder._exited) == [(77, 7), (77, 8), (77, 9)]
 
 
 def executed(arguments: bytes, flags: int = 0, name: bytes = b"git") -> bytes:
