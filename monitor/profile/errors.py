@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from monitor.profile.model import Position
 
-
 LONGEST_PART = 500  # characters
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 import ipaddress
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from monitor.profile import hazards, lint_files, network, paths, placed
 from monitor.profile.finding import LEVELS, Finding, Level
@@ -30,14 +30,7 @@ def lint(
     outer: list[placed.Rules] = []
     for profile in profiles:
         rules = placed.rules(profile, variables)
-        # What is included is written for many hosts: only the profile's own paths are looked for.
-        missing = [
-            rule
-            for rule in (*rules.allowing(), *rules.taking())
-            if rule.source == rules.source
-            and not paths.is_glob(rule.path)
-            and not exists(rule.path)
-        ]
+        missing = [rule for rule in _own_paths(rules) if not exists(rule.path)]
         folders = [rule for rule in rules.allowing() if not rule.tree and is_folder(rule.path)]
         found |= dict.fromkeys(lint_files.lint(rules, outer, variables, missing))
         found |= dict.fromkeys(lint_files.folders(folders))
@@ -45,16 +38,30 @@ def lint(
         found |= dict.fromkeys(_networks(profile))
         found |= dict.fromkeys(_environment(profile))
         outer.append(rules)
-    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+    return sorted(found, key=_order)
+
+
+def _order(finding: Finding) -> tuple[int, str, int]:
+    at = finding.position
+    return LEVELS.index(finding.level), at.source if at else "", at.line if at else 0
+
+
+def _own_paths(rules: placed.Rules) -> Iterable[placed.PlacedPath]:
+    """Where each path stands first. What is included is written for many hosts: it is left out."""
+    own: dict[str, placed.PlacedPath] = {}
+    for rule in (*rules.allowing(), *rules.taking()):
+        if rule.source == rules.source and not paths.is_glob(rule.path):
+            own.setdefault(rule.path, rule)
+    return own.values()
 
 
 def _sockets(profile: Profile, variables: Variables) -> Iterator[Finding]:
-    for index, rule in enumerate(profile.network.unix if profile.network else ()):
+    for rule in profile.network.unix if profile.network else ():
         path, _ = placed.place(rule.path, variables)
         for hazard in hazards.SOCKETS:
             if placed.matches(path, expand(hazard.path, variables)):
                 message = f"{rule.path} is no ordinary socket: {hazard.why}"
-                yield Finding(hazard.level, rule.position, f"network.unix[{index}]", message)
+                yield Finding(hazard.level, rule.position, "network.unix", message)
 
 
 def _networks(profile: Profile) -> Iterator[Finding]:
@@ -64,9 +71,9 @@ def _networks(profile: Profile) -> Iterator[Finding]:
     denied = [network.parse(rule.to) for rule in section.deny]
     for key in ("connect", "bind"):
         listed: Sequence[NetworkRule] = getattr(section, key)
-        for index, rule in enumerate(listed):
+        for rule in listed:
             to = network.parse(rule.to)
-            where = f"network.{key}[{index}]"
+            where = f"network.{key}"
             if any(_denies(each, to) for each in denied):
                 message = f"{rule.to} is never allowed: network.deny takes it away"
                 yield Finding("warning", rule.position, where, message)
@@ -112,8 +119,8 @@ def _environment(profile: Profile) -> Iterator[Finding]:
     if environment is None:
         return
     for index, glob in enumerate(environment.keep):
-        key = f"environment.keep[{index}]"
-        position = profile.places.get(key)
+        key = "environment.keep"
+        position = profile.places.get(f"{key}[{index}]")
         if glob == "*":
             message = "* keeps every variable: secrets have names that no pattern foresees"
             yield Finding("warning", position, key, message)

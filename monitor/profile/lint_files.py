@@ -51,7 +51,7 @@ def _taken_away(rules: Rules) -> Iterator[Finding]:
         for rule in getattr(rules, kind):
             by = taken(denying, rule.path)
             if by is not None:
-                message = f"{rule.text} is never allowed: {by.key} takes it away"
+                message = f"{rule.text} is never allowed: {by.key} takes away {by.text}"
                 yield _finding("warning", rule, message)
 
 
@@ -97,8 +97,10 @@ def _doubled(rules: Rules) -> Iterator[Finding]:
 def _writable(rules: Rules, variables: Variables) -> Iterator[Finding]:
     for rule in rules.write:
         yield from _hazards(rule, hazards.WRITTEN, (*rules.deny, *rules.read_only), variables)
+        # What begins with a variable is the user's own, even where that is /root.
+        own = rule.text.startswith("{")
         for folder in hazards.HOST:
-            if rule.reaches(folder):
+            if rule.covers(folder) if own else rule.reaches(folder):
                 message = f"{rule.text} makes the host itself writable, {folder}"
                 yield _finding("error", rule, message)
                 break

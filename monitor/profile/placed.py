@@ -66,8 +66,7 @@ def rules(profile: Profile, variables: Variables) -> Rules:
 
     def work_out(key: str, listed: Iterable[tuple[str, Position | None]]) -> tuple[PlacedPath, ...]:
         return tuple(
-            PlacedPath(f"{key}[{index}]", text, *place(text, variables), position)
-            for index, (text, position) in enumerate(listed)
+            PlacedPath(key, text, *place(text, variables), position) for text, position in listed
         )
 
     def of(section: str) -> tuple[PlacedPath, ...]:
