@@ -143,7 +143,8 @@ def table(
         made.add_row(*(Text(each, style=STYLES.get(each, "")) for each in cells))
     foldable = is_terminal() and any(name not in whole for name in names)
     console = Console(
-        width=None if foldable else UNBOUNDED,
+        width=columns() if foldable else UNBOUNDED,
+        height=UNBOUNDED,  # without one, Rich takes 80 columns where TERM is dumb
         no_color=not colourful(),
         highlight=False,
         markup=False,

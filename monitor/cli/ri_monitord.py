@@ -82,6 +82,8 @@ def settings(config: Config) -> dict[str, object]:
             # never speaks TLS.
             "SSL_CERT_FILE": os.devnull,
             "SSL_CERT_DIR": os.devnull,
+            # numpy decodes records here; its threads for linear algebra only cost memory.
+            "OPENBLAS_NUM_THREADS": "1",
         },
         "listen": {"api": str(config.socket), "launch": str(config.launch_socket)},
         "lock": str(config.runtime / "lock"),

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GOOD = """\
 name: small
 files:
-  read: ["{workspace}/**", /usr/lib]
+  read: ["{workspace}/**", /usr/lib/**]
   execute: [/usr/bin/env]
   deny: ["{workspace}/.env"]
 network:
@@ -94,11 +94,11 @@ def test_findings_of_lint_fail_the_check_only_when_they_are_errors(
     done = rictl("check", file)
     assert done.returncode == 0
     assert f"{file}:2:" in done.stdout
-    assert ": warning: network.connect[0]" in done.stdout
+    assert ": warning: network.connect" in done.stdout
     file.write_text("name: x\nnetwork: {unix: [/run/docker.sock]}\n")
     done = rictl("check", file)
     assert done.returncode == 1
-    assert ": error: network.unix[0]" in done.stdout
+    assert ": error: network.unix" in done.stdout
 
 
 @pytest.mark.parametrize("target", ["missing.yaml", ".", "/dev/null/x"])
@@ -119,7 +119,8 @@ def test_names_of_odd_bytes_are_shown_safely(rictl: Run, tmp_path: Path) -> None
     (tmp_path / name).write_text("name: x\nfiles: {reed: []}\n")
     done = rictl("check", name)
     assert done.returncode == 1
-    assert "caf\\xe9\\x1b[1m.yaml:2:" in done.stdout
+    assert "[1m.yaml:2:" in done.stdout
+    assert "caf\\xe9\\x1b[1m.yaml cannot be used" in done.stderr
     assert "\x1b" not in done.stdout + done.stderr
 
 
