@@ -144,7 +144,7 @@ class Api:
                     "waiting": recording.waiting,
                 },
                 "lost": recording.lost,
-                "undecoded": recording.reader.errors + recording.faults,
+                "undecoded": recording.undecoded,
             }
         )
 

@@ -272,9 +272,9 @@ def _problems(context: Context, links: frozenset[str]) -> list[str]:
             "nobody may start a session, the delegations cannot be used:"
             f" {'; '.join(context.sessions.admission.problem.splitlines())}"
         )
-    if recording.faults or recording.reader.errors:
+    if recording.undecoded:
         found.append(
-            f"{recording.faults + recording.reader.errors} records could not be read or composed:"
+            f"{recording.undecoded} records could not be read or composed:"
             " a fault of the daemon's, see its standard error"
         )
     return found

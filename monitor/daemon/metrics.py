@@ -21,7 +21,7 @@ def text(context: Context) -> str:
             records=recording.totals,
             sessions=states,
             lost=recording.lost,
-            undecoded=recording.reader.errors + recording.faults,
+            undecoded=recording.undecoded,
             waiting=recording.waiting,
             last_record=recording.store.last(),
             audit_problem=recording.problem,

@@ -24,11 +24,11 @@ from monitor.audit.record import Draft
 from monitor.audit.store import Store, StoreError
 from monitor.daemon import paths
 from monitor.daemon.context import Context
-from monitor.daemon.ring import RingReader
 from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy comes with the reader: 80 ms that a restart is ready without
+    from monitor.daemon.ring import RingReader
     from monitor.wire.events import AnyEvent
 
 DRAIN_SECONDS = 0.005
@@ -46,10 +46,11 @@ SETTLE_SECONDS = 2.0
 class Recording:
     """Drains, composes, appends. One for each worker."""
 
-    def __init__(self, context: Context, reader: RingReader, store: Store) -> None:
+    def __init__(self, context: Context, store: Store) -> None:
         self.context = context
-        self.reader = reader
         self.store = store
+        # None until `run`: what comes waits in the rings.
+        self.reader: RingReader | None = None
         self.problem = ""  # why the store cannot be written; "" while it can
         self.failing_since = 0.0
         self.faults = 0  # events that could not be composed
@@ -62,12 +63,15 @@ class Recording:
         self._counts: dict[str, Counter[str]] = {}
         self._appended = asyncio.Event()
         self._awake = asyncio.Event()
+        self._reads = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the timer -----------------------------------------------------------------------------
 
-    async def run(self) -> None:
+    async def run(self, reader: RingReader) -> None:
         """Read until cancelled."""
+        self.reader = reader
+        self._reads.set()
         while True:
             try:
                 self.drain()
@@ -75,7 +79,7 @@ class Recording:
             except Exception:  # the loop's edge: one bad record must not end all recording
                 self.faults += 1
                 traceback.print_exc()
-            if self.reader.pending:
+            if reader.pending:
                 await asyncio.sleep(0)
             elif self.context.registry.live():
                 await asyncio.sleep(DRAIN_SECONDS)
@@ -90,20 +94,24 @@ class Recording:
 
     def drain(self) -> None:
         """Take what the rings hold, up to a limit, and compose it."""
-        self._compose(self.reader.drain(DRAIN_RECORDS))
+        if self.reader is not None:
+            self._compose(self.reader.drain(DRAIN_RECORDS))
 
     async def settle(self, session: Session) -> int:
         """Read all that a dead session left; the number of its lost records.
 
         Its rows must still be in place: the kernel counts the losses there.
         """
-        mark = self.reader.mark()
+        await self._reads.wait()
+        reader = self.reader
+        assert reader is not None
+        mark = reader.mark()
         deadline = time.monotonic() + SETTLE_SECONDS
         self.drain()
-        while not self.reader.reached(mark) and time.monotonic() < deadline:
+        while not reader.reached(mark) and time.monotonic() < deadline:
             await asyncio.sleep(0)
             self.drain()
-        self._compose(self.reader.sweep(session.cgroup_id))
+        self._compose(reader.sweep(session.cgroup_id))
         lost = self.context.tables.lost(session.cgroup_id)
         if lost:
             self.lost_of_ended += lost
@@ -255,6 +263,11 @@ class Recording:
     def waiting(self) -> int:
         """Drafts that wait to be written."""
         return len(self._waiting)
+
+    @property
+    def undecoded(self) -> int:
+        """Records that could not be decoded or composed."""
+        return self.faults + (self.reader.errors if self.reader else 0)
 
     @property
     def lost(self) -> int:

@@ -70,7 +70,7 @@ class RingReader:
         end = self._events.produced
         if not self._drain_details():
             return []
-        view = self._events.fixed(RECORD, end)[:limit]
+        view = self._events.fixed(RECORD, end, limit)
         count = len(view)
         data = view["event"].tobytes()
         taken = view.nbytes

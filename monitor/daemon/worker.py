@@ -37,6 +37,7 @@ from monitor.session.session import Session
 if TYPE_CHECKING:  # imported when all is open, because each takes its time
     from monitor.daemon.api import Api
     from monitor.daemon.log import Log
+    from monitor.daemon.ring import RingReader
 
 REGISTRY = "state.db"
 AUDIT = "audit.db"
@@ -65,7 +66,6 @@ class Worker:
         """Open everything that lies on disk and in the kernel. CannotStart."""
         from monitor.audit.store import Store, StoreError
         from monitor.daemon.recording import Recording
-        from monitor.daemon.ring import RingReader
         from monitor.daemon.sessions import Sessions
 
         config = self.config
@@ -76,7 +76,7 @@ class Worker:
         lacking = features.problems(found)
         if lacking:
             raise CannotStart("\n".join(lacking))
-        tables, reader = KernelTables(config.instance), RingReader(config.instance)
+        tables = KernelTables(config.instance)
         try:
             tables.open()
             registry = Registry(config.state / REGISTRY)
@@ -88,11 +88,7 @@ class Worker:
         host = facts.host_features(found)
         self.context = Context(config, found, host, self.kept, tables, registry)
         self.context.sessions = Sessions(self.context)
-        self.context.recording = Recording(self.context, reader, store)
-        try:
-            reader.open()
-        except OSError as error:
-            raise CannotStart(f"cannot read the probes' rings: {error}") from error
+        self.context.recording = Recording(self.context, store)
 
     async def run(self) -> int:
         """Adopt, serve, and at the end stop; the exit status."""
@@ -117,18 +113,23 @@ class Worker:
         for session, lifeline in adopted.running:
             self.context.sessions.notices.attach(session.id, lifeline)
             self._spawn(launcher.adopt(session, lifeline))
-        self._spawn(self.context.recording.run())
         log = Log(self.config.state / AUDIT)
         api = Api(self.context, log)
         await api.serve(listeners[API_LISTENER])
         self._spawn(launcher.serve(listeners[LAUNCH_LISTENER]))
         self._tick()
         self.kept.ready()
+        self._spawn(self._read())
         self._spawn(self._ticking())
         self._spawn(self._clear(log, [session for session, _lifeline in adopted.running], before))
         await self._stop.wait()
         await self._end(api, log)
         return 0
+
+    async def _read(self) -> None:
+        reader = await asyncio.to_thread(_reader, self.config.instance)
+        reader.open()
+        await self.context.recording.run(reader)
 
     async def _fetch(self, loop: asyncio.AbstractEventLoop) -> dict[str, int]:
         loop.remove_reader(self.kept.fileno())
@@ -233,6 +234,12 @@ class Worker:
         if error is not None:
             traceback.print_exception(error)
             os._exit(1)
+
+
+def _reader(instance: str) -> RingReader:
+    from monitor.daemon.ring import RingReader
+
+    return RingReader(instance)
 
 
 def _warm_up() -> None:

@@ -25,22 +25,37 @@ BPF_RINGBUF_HDR_SZ = 8
 
 
 class RingBuffer:
-    """One pinned ring. Positions only grow; a reader moves `consumed` on when it is done."""
+    """One pinned ring. Positions only grow; a reader moves `consumed` on when it is done.
+
+    Only the two positions stay mapped. Data are mapped when they are read: all at once they would
+    count twice in this process's memory, and a mapping costs less than a microsecond a page.
+    """
 
     def __init__(self, path: Path) -> None:
-        fd = get(path)
-        try:
-            self.size = info(fd, path).max_entries
-            page = mmap.PAGESIZE
-            self._control = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
-            length = page + 2 * self.size
-            self._pages = mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
-        finally:
-            os.close(fd)
+        self._fd = get(path)
+        self.size = info(self._fd, path).max_entries
+        page = mmap.PAGESIZE
+        self._control = mmap.mmap(self._fd, page, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._pages = mmap.mmap(self._fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         # One load or store of 8 bytes each, as the positions need.
         self._consumed = np.frombuffer(self._control, np.uint64, 1)
         self._produced = np.frombuffer(self._pages, np.uint64, 1)
-        self._data = memoryview(self._pages)[page:]
+
+    def _window(self, length: int) -> tuple[mmap.mmap, int]:
+        """A mapping of `length` bytes from `consumed` on, and where in it they begin."""
+        start = self.consumed % self.size
+        first = start & ~(mmap.PAGESIZE - 1)
+        # Never past the second copy of the data: positions are at most `size` apart.
+        return (
+            mmap.mmap(
+                self._fd,
+                start - first + length,
+                mmap.MAP_SHARED,
+                mmap.PROT_READ,
+                offset=2 * mmap.PAGESIZE + first,
+            ),
+            start - first,
+        )
 
     @property
     def produced(self) -> int:
@@ -61,28 +76,37 @@ class RingBuffer:
         take the next one only when done, since that gives the room back.
         """
         position = self.consumed
+        if position >= end:
+            return
+        pages, offset = self._window(end - position)
+        # Released with the last view of it.
+        data = memoryview(pages)
         while position < end:
-            start = position % self.size
-            length = int.from_bytes(self._data[start : start + 4], "little")
+            length = int.from_bytes(data[offset : offset + 4], "little")
             if length & BPF_RINGBUF_BUSY_BIT:
                 return
             size = length & ~BPF_RINGBUF_DISCARD_BIT
-            start += BPF_RINGBUF_HDR_SZ
             if size == length:
-                yield self._data[start : start + size]
-            position += (BPF_RINGBUF_HDR_SZ + size + 7) & ~7
+                yield data[offset + BPF_RINGBUF_HDR_SZ : offset + BPF_RINGBUF_HDR_SZ + size]
+            step = (BPF_RINGBUF_HDR_SZ + size + 7) & ~7
+            position, offset = position + step, offset + step
             self.consumed = position
 
-    def fixed(self, kind: np.dtype[np.void], end: int) -> NDArray[np.void]:
+    def fixed(
+        self, kind: np.dtype[np.void], end: int, limit: int | None = None
+    ) -> NDArray[np.void]:
         """All finished records below `end` of a ring that holds one size only, as a view.
 
-        `kind` is the record with its header of 8 bytes in front. Stops at a record that is still
-        being written; the caller moves `consumed` on by the view's `nbytes`.
+        `kind` is the record with its header of 8 bytes in front; at most `limit` of them. Stops at
+        a record that is still being written; the caller moves `consumed` on by the view's `nbytes`.
         """
-        position = self.consumed
-        start = position % self.size
-        count = (end - position) // kind.itemsize
-        view = np.frombuffer(self._data, kind, count, start)
+        count = (end - self.consumed) // kind.itemsize
+        if limit is not None:
+            count = min(count, limit)
+        if not count:
+            return np.empty(0, kind)
+        pages, offset = self._window(count * kind.itemsize)
+        view = np.frombuffer(pages, kind, count, offset)
         lengths = view["length"]
         finished = lengths == kind.itemsize - BPF_RINGBUF_HDR_SZ
         if not finished.all():
@@ -90,11 +114,11 @@ class RingBuffer:
         return view
 
     def close(self) -> None:
-        """Give the mappings back; views taken from `fixed` must be gone."""
+        """Give the mappings back."""
         del self._consumed, self._produced
-        self._data.release()
         self._pages.close()
         self._control.close()
+        os.close(self._fd)
 
 
 def map_array(path: Path, kind: np.dtype[np.void]) -> NDArray[np.void]:
