@@ -5,7 +5,8 @@ Runs as `python3 -I -S view_helper.py FD`; FD is a SOCK_SEQPACKET socket to the 
 carries three descriptors: the mount namespace, a file with the request, and a pipe for the answer.
 A maker enters the namespace with the host's authority and reports; what it holds and where it
 stands ends with it. One maker always waits, forked and warm. A maker that a file system keeps
-waiting is ended by its own alarm, and is in nobody's way until then.
+waiting is ended by its own alarm, and is in nobody's way until then. In the namespace every path
+may be the user's forgery: from the moment it has a request, a maker loads no code any more.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import sys
@@ -23,6 +25,7 @@ DESCRIPTORS = 3
 ANSWER_BYTES = 65536  # what an empty pipe takes at once
 NOTE_LIMIT = 100
 MAKER_SECONDS = 10
+MAKER_BYTES = 1 << 30
 
 
 def serve(channel: socket.socket) -> None:
@@ -54,7 +57,7 @@ def _make(channel: socket.socket, tell: int) -> None:
             return
         os.write(tell, b".")
         channel.close()
-        signal.alarm(MAKER_SECONDS)
+        _seal()
         namespace, request, answer = descriptors
         text = json.dumps(_answer(namespace, request))
         if len(text) > ANSWER_BYTES:
@@ -62,6 +65,16 @@ def _make(channel: socket.socket, tell: int) -> None:
         os.write(answer, text.encode())
     finally:
         os._exit(0)
+
+
+def _seal() -> None:
+    """Bounds for work among files that a user made up: no import, no core file, an end."""
+    sys.meta_path.clear()
+    sys.path_hooks.clear()
+    sys.path.clear()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (MAKER_BYTES, MAKER_BYTES))
+    signal.alarm(MAKER_SECONDS)
 
 
 def _rehearse() -> None:
@@ -72,6 +85,7 @@ def _rehearse() -> None:
 
 
 def _answer(namespace: int, request: int) -> dict[str, object]:
+    # Loaded since the rehearsal.
     from monitor.daemon.view_mounts import build
     from monitor.daemon.view_request import ViewRequest
     from monitor.daemon.view_targets import ViewError

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the mounts of a session's view; runs in a forked helper inside the child's namespace.
+"""Makes the mounts of a session's view; runs in a forked maker inside the child's namespace.
 
-The helper has the host's root authority in a place that the session's user prepared, so it reads
-nothing there and writes nothing there: it opens path descriptors and mounts. What it copies (ssh's
-files) it reads before it enters. Every step works on descriptors: a name that is swapped meanwhile
-is masked where it was found, or the view fails.
+It has the host's root authority in a place that the session's user may have prepared, so it
+believes and changes nothing there: it lists folders, opens path descriptors, and mounts. What it
+copies (ssh's files) it reads before it enters; what it writes, it writes before others can reach
+it. Every step works on descriptors: a name that is swapped meanwhile is masked where it was found,
+or the view fails.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from monitor.daemon.view_request import Identity, ViewRequest
 from monitor.daemon.view_ssh import Copies
 from monitor.daemon.view_targets import (
+    READ_DIRECTORY,
     Reach,
     Search,
     ViewError,
@@ -266,31 +268,39 @@ class _Masks:
 
 
 def _hide_run(root: int, place: str, request: ViewRequest, report: Report) -> None:
-    """A read-only file system over `place` in which only what rules name appears."""
+    """A read-only file system over `place` in which only what rules name appears.
+
+    It is filled while nobody else can reach it: folders in it may belong to the session's user.
+    """
     named = [path for link in request.rules for path, _writes in link]
     if place in named:
         report.notes.append(f"{place} is left as it is: a file rule names all of it")
         return
-    old = open_plain(root, place)
-    if old is None:
-        return
     with ExitStack() as stack:
-        stack.callback(os.close, old)
+
+        def keep(fd: int) -> int:
+            stack.callback(os.close, fd)
+            return fd
+
+        old = open_plain(root, place)
+        if old is None:
+            return
+        keep(old)
         if not stat.S_ISDIR(os.fstat(old).st_mode):
             return  # /var/run is a symbolic link to /run
+        new = keep(mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS))
+        skeleton = _Skeleton(old, new, keep)
         shown = []
         for path in _outermost(place, [*named, *request.sockets]):
-            # Looked up before the new file system covers them.
-            fd = open_plain(old, path[len(place) + 1 :])
-            if fd is not None:
-                stack.callback(os.close, fd)
-                shown.append((path, fd))
-        new = mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS)
-        stack.callback(os.close, new)
+            rest = path[len(place) + 1 :]
+            found = open_plain(old, rest)
+            if found is not None:
+                shown.append((path, keep(found), skeleton.placeholder(rest, found)))
+        skeleton.finish()
+        mounts.add_attributes(new, mounts.MOUNT_ATTR_RDONLY, place)
         mounts.attach(new, old, place)
-        for path, fd in shown:
-            _show(old, new, path, path[len(place) + 1 :].split("/"), fd)
-        mounts.add_attributes(new, mounts.MOUNT_ATTR_RDONLY, place, recursive=False)
+        for path, found, placeholder in shown:
+            mounts.attach(keep(mounts.clone(found, path)), placeholder, path)
 
 
 def _outermost(place: str, paths: Iterable[str]) -> list[str]:
@@ -302,26 +312,40 @@ def _outermost(place: str, paths: Iterable[str]) -> list[str]:
     return found
 
 
-def _show(old: int, new: int, path: str, names: list[str], fd: int) -> None:
-    """Bind the object `fd` into `new` at `names`, each folder above it with the old one's mode."""
-    with ExitStack() as stack:
-        theirs, ours = old, new
-        for name in names[:-1]:
-            theirs = mounts.open_entry(theirs, name)
-            stack.callback(os.close, theirs)
-            facts = os.fstat(theirs)
-            with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=ours)  # noqa: PTH102 - relative to a descriptor
-                os.chown(name, facts.st_uid, facts.st_gid, dir_fd=ours, follow_symlinks=False)
-                os.chmod(name, stat.S_IMODE(facts.st_mode), dir_fd=ours)  # noqa: PTH101
-            ours = mounts.open_entry(ours, name)
-            stack.callback(os.close, ours)
-        if stat.S_ISDIR(os.fstat(fd).st_mode):
-            os.mkdir(names[-1], dir_fd=ours)  # noqa: PTH102
+class _Skeleton:
+    """The folders above what is shown, with the owners and modes that they have in `old`."""
+
+    def __init__(self, old: int, new: int, keep: Callable[[int], int]) -> None:
+        self._keep = keep
+        self._folders = {"": (old, new)}
+
+    def placeholder(self, path: str, shown: int) -> int:
+        """An empty object at `path`, of the kind that `shown` is; its descriptor."""
+        above, _, name = path.rpartition("/")
+        _theirs, ours = self._folder(above)
+        if stat.S_ISDIR(os.fstat(shown).st_mode):
+            os.mkdir(name, dir_fd=ours)  # noqa: PTH102 - relative to a descriptor
         else:
-            os.mknod(names[-1], stat.S_IFREG, dir_fd=ours)
-        onto = mounts.open_entry(ours, names[-1])
-        stack.callback(os.close, onto)
-        copy = mounts.clone(fd, path)
-        stack.callback(os.close, copy)
-        mounts.attach(copy, onto, path)
+            os.mknod(name, stat.S_IFREG, dir_fd=ours)
+        return self._keep(mounts.open_entry(ours, name))
+
+    def finish(self) -> None:
+        """Give the folders to whom they belong, when nothing more is made in them."""
+        for path, (theirs, ours) in self._folders.items():
+            if path:
+                facts = os.fstat(theirs)
+                os.fchown(ours, facts.st_uid, facts.st_gid)
+                os.fchmod(ours, stat.S_IMODE(facts.st_mode))
+
+    def _folder(self, path: str) -> tuple[int, int]:
+        """(the old one, the new one) at `path`, made where it is not yet."""
+        if path not in self._folders:
+            above, _, name = path.rpartition("/")
+            theirs, ours = self._folder(above)
+            os.mkdir(name, 0o700, dir_fd=ours)  # noqa: PTH102
+            mine = os.open(name, READ_DIRECTORY, dir_fd=ours)
+            self._folders[path] = (
+                self._keep(mounts.open_entry(theirs, name)),
+                self._keep(mine),
+            )
+        return self._folders[path]

@@ -15,6 +15,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ from monitor.policy.patterns import ANY_DEPTH
 from monitor.policy.plan import MaskKind
 
 # Entries looked at in directories that `**` leads to. A pattern that needs more is too wide.
-WALK_LIMIT = 1_000_000
+WALK_LIMIT = 500_000
 # Symbolic links followed for one view, as path_resolution(7) bounds one path.
 LINK_LIMIT = 4096
 # Folders below folders; each holds a descriptor while those beneath it are walked.
@@ -198,7 +199,8 @@ class Search:
             if path.count("/") > DEPTH_LIMIT:
                 raise ViewError(f"cannot search {path}: more than {DEPTH_LIMIT} folders deep")
             with os.scandir(directory) as listing:
-                entries = list(listing)
+                # A file system of the user's own can list names without end.
+                entries = list(islice(listing, WALK_LIMIT - self._walked + 1))
             self._count(len(entries), path)
             names = [entry.name for entry in entries]
             matched: dict[str, list[State]] = {}

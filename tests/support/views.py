@@ -32,13 +32,14 @@ READ = FileAccess.READ | FileAccess.EXECUTE
 ALL = READ | FileAccess.WRITE
 SECRET = "TOKEN=very-secret"
 
-# Unshares, says so, waits for a line, drops everything, runs the command.
+# Unshares, does `before`, says so, waits for a line, drops everything, runs the command.
 CHILD = """
 import ctypes, os, sys
-flags, uid, gid, cwd, command = sys.argv[1:]
+flags, uid, gid, cwd, command, before = sys.argv[1:]
 libc = ctypes.CDLL(None, use_errno=True)
 if int(flags) and libc.unshare(int(flags)):
     sys.exit(os.strerror(ctypes.get_errno()))
+exec(before)
 sys.stdout.write("unshared\\n")
 sys.stdout.flush()
 sys.stdin.readline()
@@ -55,10 +56,16 @@ NEWUSER = 0x10000000
 
 
 class Child:
-    """A process that waits for its view; `flags` is what it unshares."""
+    """A process that waits for its view; it unshares `flags`, then runs the Python of `before`."""
 
     def __init__(
-        self, user: User, command: str, cwd: Path, flags: int = NEWNS | NEWUSER, root: bool = False
+        self,
+        user: User,
+        command: str,
+        cwd: Path,
+        flags: int = NEWNS | NEWUSER,
+        root: bool = False,
+        before: str = "",
     ) -> None:
         self.user = user
         who: dict[str, Any] = {"user": user.uid, "group": user.gid, "extra_groups": []}
@@ -67,7 +74,7 @@ class Child:
                 "/usr/bin/python3",
                 "-c",
                 CHILD,
-                *map(str, (flags, user.uid, user.gid, cwd, command)),
+                *map(str, (flags, user.uid, user.gid, cwd, command, before)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
