@@ -45,6 +45,7 @@ class Lifeline:
         connection.settimeout(0)
         self.connection: _socket.socket | None = connection
         self.child = child
+        os.set_blocking(report, False)
         self.report: int | None = report
         self.reported = b""
         self.refused: tuple[str, str] | None = None
@@ -52,9 +53,10 @@ class Lifeline:
         self.signals = kernel.signal_descriptor(blocked_signals())
         self.status: int | None = None
 
-    @property
-    def launching(self) -> bool:
-        return self.report is not None
+    def is_launching(self) -> bool:
+        """Whether CMD has not started, as far as the child has told by now."""
+        self.take_report()
+        return self.report is not None and self.reported != STARTING
 
     def run(self) -> int:
         """Until CMD has ended; the exit status."""
@@ -73,8 +75,7 @@ class Lifeline:
                     self.take_report()
                 else:
                     self.take_notices()
-        while self.report is not None:
-            self.take_report()
+        self.take_report()
         self.take_notices()
         return self.outcome(self.status)
 
@@ -98,12 +99,17 @@ class Lifeline:
 
     def take_report(self) -> None:
         """What the child reports; its end means that CMD runs, or that there is none."""
-        assert self.report is not None
-        data = os.read(self.report, 4096)
-        if data:
+        while self.report is not None:
+            try:
+                data = os.read(self.report, 4096)
+            except BlockingIOError:
+                return
+            if not data:
+                self.end_report(self.report)
             self.reported += data
-            return
-        os.close(self.report)
+
+    def end_report(self, report: int) -> None:
+        os.close(report)
         self.report = None
         if self.reported == STARTING:
             # They are CMD's now: who reads what it writes must see the end when CMD closes it.
@@ -123,7 +129,7 @@ class Lifeline:
             code = int.from_bytes(data[at + 8 : at + 12], "little", signed=True)
             if number == _signal.SIGCHLD:
                 self.reap()
-            elif self.launching and number in CANCELLING:
+            elif number in CANCELLING and self.is_launching():
                 self.cancelled = number
                 self.kill(_signal.SIGKILL)
             elif code <= 0 or number == _signal.SIGHUP and os.getsid(0) == os.getpid():
@@ -132,8 +138,9 @@ class Lifeline:
 
     def pass_on(self, number: int) -> None:
         if number == _signal.SIGCONT:
-            self.give_terminal()
-        self.kill(number)
+            self.resume()
+        else:
+            self.kill(number)
 
     def kill(self, number: int) -> None:
         """Signal the child; it is ours until it has been waited for, so the pid is its own."""
@@ -188,6 +195,24 @@ class Lifeline:
         os.close(terminal)
         if _signal.SIGCONT not in _signal.sigpending():
             os.kill(os.getpid(), _signal.SIGSTOP)
+        if _signal.sigtimedwait((_signal.SIGCONT,), 0) is not None:
+            self.resume()
+
+    def resume(self) -> None:
+        """Wake CMD, where what woke the launcher has not reached it too."""
+        if self.rests():
+            self.give_terminal()
+            self.kill(_signal.SIGCONT)
+
+    def rests(self) -> bool:
+        """Whether CMD still is in the stop that we know of: a later one must not be undone."""
+        if self.status is not None:
+            return False
+        with open(f"/proc/{self.child}/stat", "rb") as file:
+            stopped = file.read().rpartition(b")")[2].split()[0] == b"T"
+        # In this order: a later stop shows here before it can be seen there.
+        flags = os.WSTOPPED | os.WNOHANG | os.WNOWAIT
+        return stopped and os.waitid(os.P_PID, self.child, flags) is None
 
     def give_terminal(self) -> None:
         """A CMD with a process group of its own (a shell) gets the terminal that we were given."""
