@@ -8,6 +8,7 @@ paths that they will have, and nothing of this host changes.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -26,6 +27,50 @@ mount -t overlay overlay -o lowerdir="$1/etc:/etc" /etc
 shift
 cd /
 exec "$@"
+"""
+
+# Installing for real, without DESTDIR: /usr and /etc can be written, and nothing of it stays.
+FOR_REAL = """
+set -e
+mount --make-rslave /
+mount -t tmpfs none /mnt
+for folder in usr etc; do
+    mkdir -p /mnt/$folder/upper /mnt/$folder/work
+    mount -t overlay overlay \\
+        -o lowerdir=/$folder,upperdir=/mnt/$folder/upper,workdir=/mnt/$folder/work /$folder
+done
+cd /
+source=$1 venv=$2 instance=$3
+mkdir -p /usr/lib/ri
+cp -a "$venv" /usr/lib/ri/venv
+"$source/packaging/install"
+getent group ri-admin >/dev/null
+useradd --create-home --home-dir /mnt/home ritester
+cat >/etc/ri/config.yaml <<END
+instance: $instance
+state: /mnt/state
+END
+cat >/etc/ri/delegations.yaml <<END
+delegations: [{who: user:ritester, profiles: [readonly-auditor], agents: ["*"]}]
+END
+export RI_SOCKET=/run/$instance/ri.sock
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+env -u RI_SOCKET ri-monitord >/mnt/output &
+daemon=$!
+timeout 60 sh -c 'until grep -q ready /mnt/output; do sleep 0.1; done'
+su ritester -c 'cd; ri-exec --profile readonly-auditor -- sh -c "echo in; cat /etc/shadow"' || true
+su ritester -c 'ri-exec --profile ci-agent -- true' || echo "refused: $?"
+su ritester -c 'rictl log --json --verdict deny' | grep -c /etc/shadow
+rictl log verify
+su ritester -c 'cd; exec ri-exec --profile readonly-auditor -- sleep 600' &
+timeout 60 sh -c 'until rictl ps | grep -q running; do sleep 0.1; done'
+"$source/packaging/install" --remove || echo "remove: $?"
+rictl kill "$(rictl ps | sed -n '2s/ .*//p')" >/dev/null
+"$source/packaging/install" --remove || echo "remove: $?"
+kill $daemon
+wait $daemon
+"$source/packaging/install" --remove
+[ ! -e /usr/lib/ri ] && [ ! -e /usr/bin/rictl ] && [ -e /etc/ri/config.yaml ] && echo gone
 """
 
 
@@ -209,6 +254,26 @@ def test_a_prefix_of_ones_own(installation: Installation, tmp_path: Path) -> Non
     assert not (target / "usr").exists()
     assert installation.script("--remove", DESTDIR=str(target), PREFIX="/opt/ri").returncode == 0
     assert sorted(path.name for path in target.iterdir()) == ["etc"]
+
+
+def test_on_a_whole_host(installation: Installation) -> None:
+    instance = f"rit{secrets.token_hex(4)}"
+    venv = installation.target / "usr/lib/ri/venv"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", FOR_REAL, "sh", installation.source, venv, instance],
+        env={"PATH": os.environ["PATH"], "RI_WHEELS": str(installation.wheels)},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("in", "refused: 125", "remove: 1", "gone"):
+        assert line in done.stdout.splitlines(), done.stdout + done.stderr
+    assert "the log is whole" in done.stdout
+    assert "sessions still run" in done.stderr
+    assert "ri-monitord still runs" in done.stderr
+    left = [*Path("/sys/fs/cgroup").rglob(instance), Path("/sys/fs/bpf", instance)]
+    assert not [path for path in [*left, Path("/run", instance)] if path.exists()]
 
 
 @pytest.mark.parametrize(
