@@ -81,7 +81,7 @@ class Case:
         self.asked: list[Action] = []
         self.answer: Decision | Callable[[Action], Decision] = ALLOWED
         self.session: Session | None = session()
-        monkeypatch.setattr(subject, "decide", self._decide)
+        monkeypatch.setattr("monitor.policy.decide.decide", self._decide)
         self.composer = Composer(lambda cgroup: self.session if cgroup == 77 else None)
 
     def _decide(self, _plan: Plan, action: Action) -> Decision:
@@ -322,6 +322,11 @@ def test_a_resolver_that_fails_changes_nothing(case: Case) -> None:
     case.composer = Composer(lambda _cgroup: case.session, fail)
     case.draft(refused("/x"))
     assert case.asked == [FileAction(Verb.FILE_OPEN, "/x")]
+
+
+def test_a_call_on_a_descriptor_claims_nothing(case: Case) -> None:
+    event = opened("/a", operation=FileOperation.TRUNCATE, claimed=False, device=0, inode=0)
+    assert case.draft(event).details == {}
 
 
 def test_an_observed_session_is_let_pass(case: Case) -> None:
