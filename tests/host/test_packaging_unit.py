@@ -12,7 +12,6 @@ import errno
 import socket
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +49,6 @@ mount -t tmpfs none /usr/lib/modules || true
 umask "$1"
 bounding="$2"
 shift 2
-cd /
 exec setpriv --no-new-privs --inh-caps -all --bounding-set "$bounding" "$@"
 """
 
@@ -93,39 +91,24 @@ def restrict() -> None:
     rules.load()
 
 
-class UnitDaemon(Daemon):
-    """A daemon that is held to what the unit says."""
-
-    def start(self) -> float:
-        began = time.monotonic()
-        unit = settings()
-        capabilities = [each.removeprefix("CAP_").lower() for each in unit["CapabilityBoundingSet"]]
-        bounding = ",".join(["-all", *(f"+{each}" for each in capabilities)])
-        code = (
-            "import os, sys; from tests.host.test_packaging_unit import restrict; restrict();"
-            " os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        program = [str(PYTHON), "-m", "monitor.cli.ri_monitord", "--config", str(self.config)]
-        confine = ["unshare", "--mount", "/bin/sh", "-c", CONFINE, "sh", *unit["UMask"], bounding]
-        with (self.folder / "log").open("a", encoding="utf-8") as log:
-            self.process = subprocess.Popen(
-                [*confine, str(PYTHON), "-c", code, *program],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-            )
-        assert self.process.stdout is not None
-        with self.process.stdout as output:
-            assert output.readline() == "ready\n", self.log_text()
-        return time.monotonic() - began
+def wrapper() -> list[str]:
+    """The command that holds the one behind it to what the unit says."""
+    unit = settings()
+    capabilities = [each.removeprefix("CAP_").lower() for each in unit["CapabilityBoundingSet"]]
+    bounding = ",".join(["-all", *(f"+{each}" for each in capabilities)])
+    code = (
+        "import os, sys; from tests.host.test_packaging_unit import restrict; restrict();"
+        " os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    confine = ["unshare", "--mount", "/bin/sh", "-c", CONFINE, "sh", *unit["UMask"], bounding]
+    return [*confine, str(PYTHON), "-c", code]
 
 
 @pytest.fixture(scope="module")
-def held(user: User) -> Iterator[UnitDaemon]:
-    made = UnitDaemon(user)
+def held(user: User) -> Iterator[Daemon]:
+    made = Daemon(user)
     try:
-        made.start()
+        made.start(*wrapper())
         yield made
     finally:
         made.clean()
@@ -140,7 +123,7 @@ def test_the_unit_takes_what_this_test_stands_for() -> None:
     assert set(unit["RestrictNamespaces"]) == {"user", "mnt"}
 
 
-def test_the_daemon_really_is_held_to_it(held: UnitDaemon) -> None:
+def test_the_daemon_really_is_held_to_it(held: Daemon) -> None:
     status = Path(f"/proc/{held.worker_pid()}/status").read_text().splitlines()
     facts = dict(line.split(":\t") for line in status if ":\t" in line)
     assert facts["NoNewPrivs"] == "1"
@@ -149,7 +132,7 @@ def test_the_daemon_really_is_held_to_it(held: UnitDaemon) -> None:
     assert f"CapBnd:\t{facts['CapBnd']}" not in everything
 
 
-def test_a_session_runs_is_refused_frozen_and_ended(held: UnitDaemon, user: User) -> None:
+def test_a_session_runs_is_refused_frozen_and_ended(held: Daemon, user: User) -> None:
     held.profile(
         "unit",
         'include: [base]\nfiles:\n  read: ["{workspace}/**"]\n  write: ["{workspace}/**"]\n'
