@@ -34,6 +34,15 @@ exec:
 network:
   connect: ["127.0.0.1:PORT,SLOW", "127.0.0.1:PORT/udp"]
 """
+FILES_PROFILE = """\
+include: [base]
+files:
+  read: ["{workspace}/**", "{home}/workspace/**"]
+  write: ["{workspace}/**"]
+  execute: ["{workspace}/**"]
+  deny: ["{workspace}/**/.env"]
+  read_only: ["{workspace}/.git/hooks", "{workspace}/.git/config"]
+"""
 STRICT = """\
 syscalls:
   preset: strict
@@ -148,3 +157,18 @@ def scene(user: User, daemon: Daemon) -> Iterator[Scene]:
             "other": str(other),
         }
         yield Scene(user, daemon, workspace, words, slow)
+
+
+@pytest.fixture
+def repository(scene: Scene) -> Iterator[Path]:
+    folder = scene.user.home / "repository"
+    script = f"""
+set -e
+git init -q {folder}; cd {folder}; git config user.email a@example; git config user.name a
+echo .env > .gitignore; mkdir sub; echo SECRET > .env; echo SECRET > sub/.env; echo 1 > file
+git add -A; git commit -qm first
+"""
+    assert scene.bare(["sh", "-c", script]).returncode == 0
+    scene.daemon.profile("files", FILES_PROFILE)
+    yield folder
+    shutil.rmtree(folder)

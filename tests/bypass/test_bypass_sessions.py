@@ -17,15 +17,6 @@ from tests.bypass.catalogue import PYTHON
 from tests.bypass.conftest import PROFILE, Scene
 from tests.support.daemon import ROOT, wait_until
 
-FILES_PROFILE = """\
-include: [base]
-files:
-  read: ["{workspace}/**"]
-  write: ["{workspace}/**"]
-  execute: ["{workspace}/**"]
-  deny: ["{workspace}/**/.env"]
-  read_only: ["{workspace}/.git/hooks", "{workspace}/.git/config"]
-"""
 NO_SUCH_CALL = 999
 REFUSED_BY_US = 125
 
@@ -143,21 +134,6 @@ def test_a_session_in_a_session_needs_to_be_let(scene: Scene, launcher: Path) ->
 
 
 # -- row 67: what is left behind ---------------------------------------------------------------
-
-
-@pytest.fixture
-def repository(scene: Scene) -> Iterator[Path]:
-    folder = scene.user.home / "repository"
-    script = f"""
-set -e
-git init -q {folder}; cd {folder}; git config user.email a@example; git config user.name a
-echo .env > .gitignore; mkdir sub; echo SECRET > .env; echo SECRET > sub/.env; echo 1 > file
-git add -A; git commit -qm first
-"""
-    assert scene.bare(["sh", "-c", script]).returncode == 0
-    scene.daemon.profile("files", FILES_PROFILE)
-    yield folder
-    shutil.rmtree(folder)
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
