@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,13 +29,41 @@ environment:
 """
 
 
+MASKED = """
+include: [base]
+files:
+  read: [/proc/**, "{workspace}/**"]
+  write: ["{workspace}/**"]
+  deny: ["{workspace}/secret"]
+"""
+UNMASKED = MASKED.replace("  deny", "  read_only").replace("/secret", "/other")
+
+
+@pytest.fixture(scope="module")
+def workspace(daemon: Daemon) -> Path:
+    folder = daemon.user.home / "workspace"
+    folder.mkdir()
+    for name in ("secret", "other"):
+        (folder / name).write_text(f"content of {name}\n")
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, daemon.user.uid, daemon.user.gid)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def profile(daemon: Daemon) -> str:
     return daemon.profile("launch", BASE)
 
 
+@pytest.fixture(scope="module")
+def warm(daemon: Daemon, profile: str, workspace: Path) -> None:
+    """The first launches of a daemon open what it keeps open."""
+    daemon.exec(profile, ["/bin/true"])
+    daemon.exec(daemon.profile("masked", MASKED), ["/bin/true"], cwd=workspace)
+
+
 @pytest.fixture(autouse=True)
-def nothing_is_left(daemon: Daemon) -> Iterator[None]:
+def nothing_is_left(daemon: Daemon, warm: None) -> Iterator[None]:
     remains = Remains(daemon)
     yield
     remains.none()
@@ -445,3 +474,70 @@ def test_a_socket_as_standard_input_works(daemon: Daemon, profile: str) -> None:
         ours.close()
         output, _errors = process.communicate(timeout=60)
     assert output == "through\n"
+
+
+# -- the view ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("starter", ["user", "root"])
+def test_a_denied_file_is_hidden_by_any_name(daemon: Daemon, workspace: Path, starter: str) -> None:
+    """By a relative name too: the working directory is the one inside the view."""
+    masked, unmasked = daemon.profile("masked", MASKED), daemon.profile("unmasked", UNMASKED)
+    options = [] if starter == "user" else ["--user", daemon.user.name]
+    who = daemon.user if starter == "user" else as_root(daemon)
+    script = "cat secret; cat $PWD/secret; cat ../workspace/secret; pwd; cat other"
+    for profile, seen in ((masked, 0), (unmasked, 3)):
+        done = daemon.exec(profile, ["/bin/sh", "-c", script], *options, user=who, cwd=workspace)
+        assert done.stdout.count("content of secret") == seen, done.stderr
+        assert done.stdout.splitlines()[-2:] == [str(workspace), "content of other"]
+    done = daemon.exec(
+        masked, ["/bin/cat", "secret"], *options, user=who, cwd=workspace, observe=True
+    )
+    assert done.stdout == "content of secret\n"
+
+
+@pytest.mark.parametrize("starter", ["user", "root"])
+def test_no_capability_is_left_in_the_view(daemon: Daemon, workspace: Path, starter: str) -> None:
+    """The namespace that carries the view gives its maker every capability in it."""
+    masked = daemon.profile("masked", MASKED)
+    options = [] if starter == "user" else ["--user", daemon.user.name]
+    who = daemon.user if starter == "user" else as_root(daemon)
+    done = daemon.exec(masked, ["/bin/cat", "/proc/self/status"], *options, user=who, cwd=workspace)
+    worn = status_of(done.stdout)
+    sets = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
+    assert {int(worn[name], 16) for name in sets} == {0}
+    assert worn["Uid"].split() == [str(daemon.user.uid)] * 4
+    done = daemon.exec(
+        masked, ["/bin/umount", workspace / "secret"], *options, user=who, cwd=workspace
+    )
+    assert done.returncode != 0
+
+
+# -- ends from outside -------------------------------------------------------------------------
+
+
+def test_who_is_killed_is_told_why(daemon: Daemon, profile: str) -> None:
+    process = daemon.spawn(profile, ["/bin/sh", "-c", "echo started; exec sleep 60"])
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    (session,) = daemon.sessions()
+    daemon.request("POST", f"/v1/sessions/{session['id']}/kill", {"why": "enough of it"})
+    _output, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + 9
+    assert "enough of it" in errors
+
+
+def test_a_session_ends_with_its_time(daemon: Daemon, profile: str) -> None:
+    done = daemon.exec(profile, ["/bin/sleep", "60"], "--ttl", "1s")
+    assert done.returncode == 128 + 9
+    assert "expired" in done.stderr
+
+
+def test_what_the_command_leaves_behind_ends_with_it(daemon: Daemon, profile: str) -> None:
+    marker = daemon.user.home / "late"
+    script = f"(setsid sh -c 'sleep 1; echo x > {marker}' </dev/null >/dev/null 2>&1 &) ; echo done"
+    done = daemon.exec(profile, ["/bin/sh", "-c", script])
+    assert done.stdout == "done\n"
+    daemon.settled()
+    time.sleep(1.2)
+    assert not marker.exists()
