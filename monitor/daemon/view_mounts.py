@@ -335,7 +335,8 @@ class _Skeleton:
             if path:
                 facts = os.fstat(theirs)
                 os.fchown(ours, facts.st_uid, facts.st_gid)
-                os.fchmod(ours, stat.S_IMODE(facts.st_mode))
+                # Whose group new files get matters little where nothing can be made.
+                os.fchmod(ours, stat.S_IMODE(facts.st_mode) & ~(stat.S_ISUID | stat.S_ISGID))
 
     def _folder(self, path: str) -> tuple[int, int]:
         """(the old one, the new one) at `path`, made where it is not yet."""

@@ -39,6 +39,7 @@ CAPABILITIES = {
     "CAP_KILL": (5, "ending sessions"),
     "CAP_SETUID": (7, "the identity maps of a session's namespace"),
     "CAP_SETGID": (6, "the identity maps of a session's namespace"),
+    "CAP_SYS_CHROOT": (18, "entering the mount namespace of a session"),
     "CAP_SYS_PTRACE": (19, "reading back what a launched process wears"),
     "CAP_DAC_OVERRIDE": (1, "entering sessions of other users"),
 }
