@@ -66,7 +66,7 @@ class Composer:
         """The draft of `event`; None: it is of no interest to anybody."""
         subject = self._subject(event.cgroup)
         pid = event.pid
-        program = subject.program(pid) or self._look_up(subject, pid)
+        program = subject.program(pid) or self._look_up(subject, event)
         finding = _FINDERS[type(event)](subject, event)
         if finding is None:
             return None
@@ -91,11 +91,15 @@ class Composer:
         self._subjects[cgroup] = subject
         return subject
 
-    def _look_up(self, subject: Subject, pid: int) -> str:
-        if self._program is None or subject.has(pid):
+    def _look_up(self, subject: Subject, event: AnyEvent) -> str:
+        """What a process runs that was there before this composer, or came from outside."""
+        # One that has just executed runs something else by now, and one that ended nothing.
+        if self._program is None or isinstance(event, ExecEvent | ExitEvent):
             return ""
-        program = self._program(pid)
-        subject.runs(pid, program)
+        if subject.has(event.pid):
+            return ""
+        program = self._program(event.pid)
+        subject.runs(event.pid, program)
         return program
 
     def _wall(self, boottime: int) -> float:

@@ -27,9 +27,10 @@ from monitor.policy.patterns import pattern
 from monitor.policy.plan import Plan, Policy
 from monitor.session.session import Session
 
-# Decisions remembered over all sessions, and programs of processes in each.
+# Decisions remembered over all sessions; programs of processes in each, and of those that ended.
 _DECISIONS = 8192
 _PROCESSES = 16384
+_ENDED = 1024
 # Stands for the names that no rule means itself; no file can have it.
 _ANY_NAME = "\0"
 
@@ -60,6 +61,7 @@ class Subject:
             number: link for link, number in enumerate(session.policies if session else ())
         }
         self._programs: dict[int, str] = {}
+        self._ended: dict[int, str] = {}
         self._resolve = resolve
         self._special = _special(self.plan.policies if self.plan else ())
 
@@ -71,18 +73,21 @@ class Subject:
     # -- processes -----------------------------------------------------------------------------
 
     def program(self, pid: int) -> str:
-        """The file that process `pid` runs, "" where it is not known."""
-        return self._programs.get(pid, "")
+        """The file that process `pid` runs or ran at its end, "" where it is not known."""
+        return self._programs.get(pid) or self._ended.get(pid, "")
 
     def runs(self, pid: int, program: str) -> None:
-        if len(self._programs) >= _PROCESSES:
-            del self._programs[next(iter(self._programs))]
-        self._programs[pid] = program
+        self._ended.pop(pid, None)
+        _put(self._programs, pid, program, _PROCESSES)
 
     def gone(self, pid: int) -> None:
-        self._programs.pop(pid, None)
+        """It has ended; counts of what it did may still come."""
+        program = self._programs.pop(pid, "")
+        if program:
+            _put(self._ended, pid, program, _ENDED)
 
     def has(self, pid: int) -> bool:
+        """Whether process `pid` was seen in this session and has not ended."""
         return pid in self._programs
 
     # -- decisions -----------------------------------------------------------------------------
@@ -112,6 +117,12 @@ class Subject:
             return self._resolve(path)
         except (ValueError, OSError):
             return path
+
+
+def _put(programs: dict[int, str], pid: int, program: str, most: int) -> None:
+    if len(programs) >= most:
+        del programs[next(iter(programs))]
+    programs[pid] = program
 
 
 def _special(
