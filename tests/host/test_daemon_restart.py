@@ -56,9 +56,10 @@ def daemon(user: User) -> Iterator[Daemon]:
 @pytest.fixture
 def ports() -> Iterator[tuple[int, int]]:
     """Two ports of this host that somebody listens on."""
-    with socket.create_server(("127.0.0.1", 0), backlog=4096) as one:
-        with socket.create_server(("127.0.0.1", 0), backlog=4096) as other:
-            yield one.getsockname()[1], other.getsockname()[1]
+    made = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(2)]
+    yield made[0].getsockname()[1], made[1].getsockname()[1]
+    for each in made:
+        each.close()
 
 
 class Agent:

@@ -332,7 +332,7 @@ class Daemon:
     def cgroup(self, session: str) -> Path:
         return unified_mount() / self.instance / session
 
-    def records(self, user: User | None = None, **filters: str | int) -> list[dict[str, Any]]:
+    def records(self, user: User | None = None, **filters: str | float) -> list[dict[str, Any]]:
         """What `GET /v1/records` answers."""
         query = "&".join(f"{name}={value}" for name, value in filters.items())
         status, body = self.request("GET", f"/v1/records?{query}", user=user)
