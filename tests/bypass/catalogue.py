@@ -80,6 +80,22 @@ FILES = (
         OBSERVE,
     ),
     Case(
+        2,
+        "other names of a denied program",
+        "ona.com",
+        (
+            "run_names.py",
+            "{denied}",
+            "/proc/self/root{denied}",
+            "//{denied}",
+            "{workspace}/programs/../denied",
+            "{denied}",
+        ),
+        "EACCES",
+        "proc.exec",
+        OBSERVE,
+    ),
+    Case(
         15,
         "symbolic link out of the workspace",
         "CVE-2026-39861; sandlock#112",
