@@ -191,6 +191,63 @@ int ri_socket(struct bpf_sock *ctx)
 	return conclude(session, cgroup, &none, &decision, ctx->family, ctx->type, RI_SOCKET);
 }
 
+#define ETH_P_IP 0x0800		/* uapi/linux/if_ether.h */
+#define ETH_P_IPV6 0x86dd
+#define IPV4_WITHOUT_OPTIONS 0x45	/* version 4, header of five words */
+#define IPV6_NEXT_HEADER 6	/* offsetof(struct ipv6hdr, nexthdr) */
+#define IPV4_DESTINATION 16	/* offsetof(struct iphdr, daddr), uapi/linux/ip.h */
+#define IPV6_DESTINATION 24
+#define NEXTHDR_HOP 0		/* net/ipv6.h */
+#define NEXTHDR_ROUTING 43
+#define NEXTHDR_DEST 60
+
+/* Whether a packet has a route of its own, or a header that one could hide behind. */
+static __always_inline bool has_own_route(struct __sk_buff *skb)
+{
+	u8 byte = 0;
+
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return bpf_skb_load_bytes(skb, 0, &byte, 1) || byte != IPV4_WITHOUT_OPTIONS;
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return bpf_skb_load_bytes(skb, IPV6_NEXT_HEADER, &byte, 1) ||
+		       byte == NEXTHDR_ROUTING || byte == NEXTHDR_HOP || byte == NEXTHDR_DEST;
+	return true;
+}
+
+/*
+ * BPF_CGROUP_INET_EGRESS: every packet of a socket that was made under the root. The programs above
+ * decided on the address that the caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by
+ * setsockopt or in a message of its own) takes the packet to another one first. No program needs
+ * one: such packets are dropped, whoever sends them. Recorded with where it would have gone.
+ */
+int ri_egress(struct __sk_buff *skb)
+{
+	struct ri_event *event;
+	u64 cgroup;
+
+	if (!has_own_route(skb))
+		return 1;
+	cgroup = bpf_skb_cgroup_id(skb);
+	event = reserve_event(cgroup, RI_NET, 0);
+	if (!event)
+		return 0;
+	__builtin_memset(&event->net, 0, sizeof(event->net));
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		event->net.family = AF_INET6;
+		bpf_skb_load_bytes(skb, IPV6_DESTINATION, event->net.address, 16);
+	} else {
+		event->net.family = AF_INET;
+		event->net.address[10] = 0xff;
+		event->net.address[11] = 0xff;
+		bpf_skb_load_bytes(skb, IPV4_DESTINATION, event->net.address + 12, 4);
+	}
+	event->net.rule = -1;
+	event->net.operation = RI_SEND;
+	event->net.cause = RI_ROUTED;
+	events.ringbuf_submit(event, RB_NO_WAKEUP);
+	return 0;
+}
+
 #ifdef OFF_bpf_sock_addr_kern_uaddrlen
 /*
  * The kernel's own copy of the address, which no thread can change any more: ctx is at run time a

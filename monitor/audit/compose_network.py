@@ -18,10 +18,11 @@ VERBS = {
     NetOperation.LISTEN: Verb.NET_LISTEN,
     NetOperation.UNIX: Verb.NET_UNIX,
 }
-# What ends all authority, whatever the rules say: no change to them helps.
+# What no rule has a say in: no change to them helps.
 STANDING = {
     DenyCause.EXPIRED: "the session's authority has expired",
     DenyCause.DENY_ALL: "the session's authority was revoked",
+    DenyCause.ROUTED: "the packet has a route of its own, which no rule was asked about",
 }
 
 
@@ -71,6 +72,8 @@ def _object(event: NetEvent) -> str:
         return objects.unix_name(event.address)
     if event.operation is NetOperation.SOCKET:
         return objects.new_socket(event.family, event.type, event.protocol)
+    if event.cause is DenyCause.ROUTED:
+        return event.address  # of a packet; its ports are not read
     return objects.endpoint(event.address, event.port, event.protocol)
 
 

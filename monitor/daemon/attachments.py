@@ -7,6 +7,7 @@ from monitor.kernel import bpf
 
 # uapi/linux/bpf.h: enum bpf_prog_type
 PROG_TRACEPOINT = 5
+PROG_CGROUP_SKB = 8
 PROG_CGROUP_SOCK = 9
 PROG_RAW_TRACEPOINT = 17
 PROG_CGROUP_SOCK_ADDR = 18
@@ -24,7 +25,10 @@ CGROUP_PROGRAMS = {
     "ri_bind4": bpf.BPF_CGROUP_INET4_BIND,
     "ri_bind6": bpf.BPF_CGROUP_INET6_BIND,
     "ri_socket": bpf.BPF_CGROUP_INET_SOCK_CREATE,
+    "ri_egress": bpf.BPF_CGROUP_INET_EGRESS,
 }
+# Those of another type than PROG_CGROUP_SOCK_ADDR.
+CGROUP_TYPES = {"ri_socket": PROG_CGROUP_SOCK, "ri_egress": PROG_CGROUP_SKB}
 UNIX_PROGRAMS = {
     "ri_connect_unix": bpf.BPF_CGROUP_UNIX_CONNECT,
     "ri_sendmsg_unix": bpf.BPF_CGROUP_UNIX_SENDMSG,

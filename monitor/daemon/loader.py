@@ -27,7 +27,7 @@ from monitor.daemon import attachments, pins
 from monitor.daemon.attachments import (
     CALL_EXITS,
     CGROUP_PROGRAMS,
-    PROG_CGROUP_SOCK,
+    CGROUP_TYPES,
     PROG_CGROUP_SOCK_ADDR,
     PROG_RAW_TRACEPOINT,
     PROG_TRACEPOINT,
@@ -189,7 +189,7 @@ def _attach(module: Any, cgroup: Path, unix_hooks: bool) -> Iterator[tuple[str, 
     try:
         programs = CGROUP_PROGRAMS | (UNIX_PROGRAMS if unix_hooks else {})
         for name, attach_type in programs.items():
-            kind = PROG_CGROUP_SOCK if name == "ri_socket" else PROG_CGROUP_SOCK_ADDR
+            kind = CGROUP_TYPES.get(name, PROG_CGROUP_SOCK_ADDR)
             program = _program(module, name, kind, attach_type)
             yield name, bpf.create_link(program, target, attach_type, f"{name} at {cgroup}")
     finally:

@@ -97,6 +97,7 @@ class DenyCause(Enum):
     UNLISTED = 2
     EXPIRED = 3
     DENY_ALL = 4  # revoked, or the session row is missing
+    ROUTED = 5  # a packet with a source route, which goes elsewhere than was decided
 
 
 @dataclass(frozen=True, slots=True)

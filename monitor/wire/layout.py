@@ -64,6 +64,7 @@ class Cause(IntEnum):
     UNLISTED = 2
     EXPIRED = 3
     DENY_ALL = 4
+    ROUTED = 5
 
 
 class SessionFlag(IntFlag):

@@ -47,6 +47,7 @@ enum ri_cause {
 	RI_UNLISTED = 2,
 	RI_EXPIRED = 3,
 	RI_DENY_ALL = 4,	/* revoked, or no session row for this cgroup */
+	RI_ROUTED = 5,		/* a packet with a source route: it would go elsewhere than decided */
 };
 
 /* Starts every record: who and when. */

@@ -304,6 +304,62 @@ def test_fast_open_is_a_connect(probes: Probes, address: str, option: bool) -> N
     assert observed == outside == (DONE, b"data")
 
 
+# -- which way -----------------------------------------------------------------------------------
+
+# A source route to 10.1.0.1 and fd00:1::1 by way of another address (RFC 791, RFC 8754).
+IPV6_RTHDR = 57  # uapi/linux/in6.h
+ROUTE4 = bytes([131, 7, 4]) + socket.inet_pton(V4, "10.2.0.66") + bytes(1)
+ROUTE6 = bytes([0, 4, 4, 1, 1, 0, 0, 0]) + b"".join(
+    socket.inet_pton(V6, each) for each in ("fd00:1::1", "fd00:2::66")
+)
+ETH_P_ALL, PACKET_OUTGOING = 3, 4  # uapi/linux/if_ether.h, if_packet.h
+
+
+def sent_to(packets: socket.socket) -> set[str]:
+    """Where datagrams that say b"secret" left for, by their own header."""
+    found = set()
+    try:
+        while True:
+            data, source = packets.recvfrom(2000)
+            if source[2] == PACKET_OUTGOING and data.endswith(b"secret") and len(data) < 100:
+                six = data[0] >> 4 == 6
+                address = data[24:40] if six else data[16:20]
+                found.add(socket.inet_ntop(V6 if six else V4, address))
+    except TimeoutError:
+        return found
+
+
+@pytest.mark.parametrize(
+    ("family", "address", "option", "value", "detour"),
+    [
+        pytest.param(V4, "10.1.0.1", (0, socket.IP_OPTIONS), ROUTE4, "10.2.0.66", id="ipv4"),
+        pytest.param(V6, "fd00:1::1", (41, IPV6_RTHDR), ROUTE6, "fd00:2::66", id="ipv6"),
+    ],
+)
+def test_no_packet_leaves_by_a_route_of_its_own(
+    probes: Probes, family: int, address: str, option: tuple[int, int], value: bytes, detour: str
+) -> None:
+    """The program for sendto sees the address that is listed; the packet would go to another."""
+
+    def act() -> tuple[set[str], set[str]]:
+        enter_network()
+        packets = socket.socket(socket.AF_PACKET, DGRAM, socket.htons(ETH_P_ALL))
+        with packets, socket.socket(family, DGRAM) as sock:
+            packets.bind(("lo", 0))
+            packets.settimeout(0.1)
+            sock.sendto(b"secret", (address, 53))
+            straight = sent_to(packets)
+            sock.setsockopt(*option, value)
+            attempt(lambda: sock.sendto(b"secret", (address, 53)))
+            return straight, sent_to(packets)
+
+    with probes.running(OUTSIDE_WORLD) as session:
+        assert inside(session, act) == ({address}, set())
+        denied = [event for event in net_events(probes, session) if event.cause.value]
+    assert [(event.cause, event.address) for event in denied] == [(DenyCause.ROUTED, detour)]
+    assert inside(None, act) == ({address}, {detour})
+
+
 # -- which sockets --------------------------------------------------------------------------------
 
 

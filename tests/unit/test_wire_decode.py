@@ -375,7 +375,7 @@ def test_any_address(address: ipaddress.IPv4Address | ipaddress.IPv6Address, por
 @pytest.mark.parametrize("field", ["operation", "cause"])
 def test_an_operation_or_cause_that_is_not_known(decoder: Decoder, field: str) -> None:
     with pytest.raises(WireError):
-        decoder.event(net(operation=5) if field == "operation" else net(cause=5))
+        decoder.event(net(operation=5) if field == "operation" else net(cause=6))
 
 
 @pytest.mark.parametrize(
