@@ -27,7 +27,7 @@ MESSAGE_SIZE = 4096
 BACKLOG = 128
 STOP_SECONDS = 5
 # A worker that lived this long was healthy: the next one starts at once.
-HEALTHY_SECONDS = 10.0
+HEALTHY_SECONDS = 2.0
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 
 
