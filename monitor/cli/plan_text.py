@@ -22,8 +22,9 @@ def describe(plan: Plan) -> Iterator[str]:
         yield f"profile {policy.profile}{also}"
         yield from _policy(policy)
     yield "environment"
-    yield from _words("keep", plan.environment.keep)
-    yield from _words("scrub", plan.environment.scrub)
+    for each in plan.environment.filters:
+        yield from _words("keep", each.keep)
+        yield from _words("scrub", each.scrub)
     for name, value in plan.environment.set:
         yield f"  set    {name}={value}"
     yield "limits"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterable, Sequence
 
-from monitor.policy.plan import EnvironmentPlan
+from monitor.policy.plan import EnvironmentPlan, NameFilter
 from monitor.profile.model import EnvironmentSection, Profile
 from monitor.profile.variables import Variables, expand
 
@@ -16,31 +16,32 @@ def environment_plan(profiles: Sequence[Profile], variables: Variables) -> Envir
 
     Of values that several set, the outermost counts; what an outer profile scrubs stays away.
     """
-    sections = [profile.environment or EnvironmentSection() for profile in profiles]
-    scrub: list[str] = []
+    filters: list[NameFilter] = []
     values: dict[str, str] = {}
-    for profile, section in zip(profiles, sections, strict=True):
+    for profile in profiles:
+        section = profile.environment or EnvironmentSection()
         for name, text in section.set.items():
-            if name not in values and not _matches(name, scrub):
+            if name not in values and not any(_scrubs(each, name) for each in filters):
                 position = profile.places.get(f"environment.set.{name}")
                 values[name] = expand(text, variables, position)
-        scrub += [glob for glob in section.scrub if glob not in scrub]
-    return EnvironmentPlan(
-        keep=sections[-1].keep,
-        scrub=tuple(scrub),
-        set=tuple(sorted(values.items())),
-        also_kept_by=tuple(section.keep for section in sections[:-1]),
-    )
+        filters.append(NameFilter(section.keep, section.scrub))
+    return EnvironmentPlan(tuple(filters), tuple(sorted(values.items())))
 
 
 def kept(plan: EnvironmentPlan, names: Iterable[str]) -> list[str]:
-    """Those of `names` that stay, in their order; `scrub` beats `keep`."""
-    lists = (plan.keep, *plan.also_kept_by)
-    return [
-        name
-        for name in names
-        if all(_matches(name, globs) for globs in lists) and not _matches(name, plan.scrub)
-    ]
+    """Those of `names` that every profile lets through, in their order."""
+    return [name for name in names if all(_keeps(each, name) for each in plan.filters)]
+
+
+def _keeps(profile: NameFilter, name: str) -> bool:
+    return _matches(name, profile.keep) and not _scrubs(profile, name)
+
+
+def _scrubs(profile: NameFilter, name: str) -> bool:
+    """Whether `scrub` takes `name` away: a pattern yields to a `keep` that spells it out."""
+    if name in profile.keep:
+        return name in profile.scrub
+    return _matches(name, profile.scrub)
 
 
 def _matches(name: str, globs: Iterable[str]) -> bool:

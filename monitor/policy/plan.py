@@ -178,17 +178,23 @@ class ViewPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentPlan:
-    """Environment of CMD: only names matching `keep` and no `scrub` pattern stay, then `set`.
+class NameFilter:
+    """Which variables one profile lets through, by shell globs on the name.
 
-    Patterns are shell globs on the name; `scrub` beats `keep`. A name must also match one pattern
-    of each list in `also_kept_by`: those of the profiles that the innermost one narrows.
+    The more specific one decides, and `scrub` where both are alike: a name that `scrub` spells out
+    goes, one that `keep` spells out stays, then the patterns of `scrub` count, then those of `keep`.
     """
 
     keep: tuple[str, ...]
     scrub: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentPlan:
+    """Environment of CMD: the names that every filter lets through, then `set`."""
+
+    filters: tuple[NameFilter, ...]
     set: tuple[tuple[str, str], ...]
-    also_kept_by: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,10 +163,15 @@ class LimitsSection(Model):
 
 
 class EnvironmentSection(Model):
-    """Environment of CMD. `keep` and `scrub` are globs on names; `scrub` wins; then `set`."""
+    """Environment of CMD. `keep` and `scrub` are globs on names; then `set`.
+
+    `scrub` wins, but for a name that `keep` spells out and `scrub` only matches by a pattern.
+    """
 
     keep: Annotated[tuple[str, ...], _says("Names that stay: PATH, LC_*.")] = ()
-    scrub: Annotated[tuple[str, ...], _says("Names that go, even where `keep` says stay.")] = ()
+    scrub: Annotated[
+        tuple[str, ...], _says("Names that go; a pattern yields to a full name in `keep`.")
+    ] = ()
     set: Annotated[
         dict[str, str], _says("Names that get a value; {workspace} and the like are filled in.")
     ] = Field(default_factory=dict)

@@ -76,7 +76,7 @@ def session_of(cgroup: Governed) -> Session:
             policies=(LOCAL,),
             syscalls=SyscallPlan((), 0),
             view=None,
-            environment=EnvironmentPlan((), (), ()),
+            environment=EnvironmentPlan((), ()),
             limits=Limits(),
             workspace="/",
             home="/",

@@ -161,7 +161,7 @@ def plan_of(links: list[Policy]) -> Plan:
         policies=tuple(links),
         syscalls=SyscallPlan((), first_unknown=1 << 16),
         view=None,
-        environment=EnvironmentPlan((), (), ()),
+        environment=EnvironmentPlan((), ()),
         limits=Limits(),
         workspace="/",
         home="/",

@@ -87,7 +87,7 @@ def plan(**changes: Any) -> Plan:
         "policies": (policy(),),
         "syscalls": SyscallPlan((), 470),
         "view": None,
-        "environment": EnvironmentPlan((), (), ()),
+        "environment": EnvironmentPlan((), ()),
         "limits": Limits(),
         "workspace": "/home/alice/project",
         "home": "/home/alice",

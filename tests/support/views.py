@@ -123,7 +123,7 @@ def plan_of(
         policies=(policy,),
         syscalls=SyscallPlan((), 1 << 30),
         view=ViewPlan(**settings),
-        environment=EnvironmentPlan((), (), ()),
+        environment=EnvironmentPlan((), ()),
         limits=Limits(),
         workspace=str(workspace),
         home=str(workspace.parent),

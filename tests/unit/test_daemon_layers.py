@@ -32,7 +32,7 @@ def policy(*rules: FileRule, unix: tuple[UnixRule, ...] = ()) -> Policy:
 
 
 def plan(*policies: Policy) -> Plan:
-    environment = EnvironmentPlan((), (), ())
+    environment = EnvironmentPlan((), ())
     return Plan(policies, SyscallPlan((), 470), None, environment, Limits(), "/w", "/h")
 
 

@@ -30,6 +30,20 @@ def test_scrub_beats_keep() -> None:
     assert kept(plan(section), NAMES) == ["PATH", "LANG", "LC_ALL", "HOME"]
 
 
+def test_a_name_that_keep_spells_out_beats_a_pattern_of_scrub() -> None:
+    section = {"keep": ["AWS_SECRET_ACCESS_KEY", "*"], "scrub": ["*SECRET*", "*_ALL"]}
+    assert kept(plan(section), NAMES) == [
+        "PATH", "LANG", "LD_PRELOAD", "AWS_SECRET_ACCESS_KEY", "HOME",
+    ]  # fmt: skip
+    section["scrub"].append("AWS_SECRET_ACCESS_KEY")
+    assert "AWS_SECRET_ACCESS_KEY" not in kept(plan(section), NAMES)
+
+
+def test_no_link_lifts_what_another_scrubs() -> None:
+    outer = {"keep": ["*"], "scrub": ["*SECRET*"]}
+    assert "AWS_SECRET_ACCESS_KEY" not in kept(plan(outer, {"keep": NAMES}), NAMES)
+
+
 def test_globs_look_at_case() -> None:
     assert kept(plan({"keep": ["path"]}), NAMES) == []
 
