@@ -182,7 +182,7 @@ class NameFilter:
     """Which variables one profile lets through, by shell globs on the name.
 
     The more specific one decides, and `scrub` where both are alike: a name that `scrub` spells out
-    goes, one that `keep` spells out stays, then the patterns of `scrub` count, then those of `keep`.
+    goes, one that `keep` spells out stays, then patterns of `scrub` count, then those of `keep`.
     """
 
     keep: tuple[str, ...]
