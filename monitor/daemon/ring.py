@@ -50,16 +50,17 @@ class RingReader:
         self._events = RingBuffer(folder / "events")
         self._details = RingBuffer(folder / "details")
         self._seen = map_array(folder / "seen", SEEN)
-        lost = Map.pinned(folder / "lost")
+        self._sessions, self._lost = (Map.pinned(folder / name) for name in ("sessions", "lost"))
         for entry in self._seen[self._seen["count"] > 0]:
-            add_lost(lost, int(entry["cgroup"]), int(entry["count"]))
-        lost.close()
+            self._lose(int(entry["cgroup"]), int(entry["count"]))
         self._seen[:] = 0
         map_array(folder / "directories", DIRECTORY)[:] = 0
 
     def close(self) -> None:
         self._events.close()
         self._details.close()
+        self._sessions.close()
+        self._lost.close()
 
     def drain(self, limit: int = 8192) -> list[AnyEvent]:
         """Everything that happened up to now, oldest first; at most `limit` of the small records.
@@ -122,6 +123,8 @@ class RingReader:
             event = self._decoder.repeats(tag, count, now) if count else None
             if event is not None:
                 events.append(event)
+            elif count:
+                self._lose(cgroup, count)
         return events
 
     def _drain_details(self) -> bool:
@@ -148,4 +151,13 @@ class RingReader:
                 continue
             if event is not None:
                 events.append(event)
+        if self._decoder.unknown:
+            for cgroup, repeats in self._decoder.unknown.items():
+                self._lose(cgroup, repeats)
+            self._decoder.unknown.clear()
         return events
+
+    def _lose(self, cgroup: int, count: int) -> None:
+        """Count actions that no record stands for; those of a session that is gone are nobody's."""
+        known = self._sessions.lookup(cgroup.to_bytes(8, "little")) is not None
+        add_lost(self._lost, cgroup if known else 0, count)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -90,6 +91,8 @@ class Decoder:
     """Decodes one instance's records, given in the order that records.h defines."""
 
     def __init__(self) -> None:
+        # By cgroup: repeats that were counted, of records that were lost or told to another reader.
+        self.unknown: Counter[int] = Counter()
         self._directories: dict[int, str] = {}
         # Paths that changed: tag -> (from when on it has the one above, the one it had before).
         self._earlier: dict[int, tuple[int, str]] = {}
@@ -207,7 +210,10 @@ class Decoder:
 
     def _counted(self, data: bytes, offset: int) -> AnyEvent | None:
         fields = _COUNT.unpack_from(data, offset)
-        return self.repeats(tag=fields[8], count=fields[9], time=fields[0])
+        event = self.repeats(tag=fields[8], count=fields[9], time=fields[0])
+        if event is None:
+            self.unknown[fields[1]] += fields[9]
+        return event
 
     def _syscall(self, data: bytes, offset: int) -> SyscallEvent | None:
         event = _decode_syscall(data, offset)

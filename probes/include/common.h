@@ -57,20 +57,25 @@ static __always_inline struct ri_session *session_of(u64 *cgroup)
 	return sessions.lookup(cgroup);
 }
 
-static __always_inline void count_lost(u64 cgroup)
+static __always_inline void add_lost(u64 cgroup, u64 more)
 {
-	u64 one = 1, nobody = 0;
+	u64 nobody = 0;
 	u64 *count = lost.lookup(&cgroup);
 
 	if (!count) {
-		if (lost.insert(&cgroup, &one) == 0)
+		if (lost.insert(&cgroup, &more) == 0)
 			return;
 		count = lost.lookup(&cgroup);	/* another processor was first */
 	}
 	if (!count)
 		count = lost.lookup(&nobody);
 	if (count)
-		__sync_fetch_and_add(count, 1);
+		__sync_fetch_and_add(count, more);
+}
+
+static __always_inline void count_lost(u64 cgroup)
+{
+	add_lost(cgroup, 1);
 }
 
 static __always_inline void fill_header(struct ri_header *header, u64 cgroup, u16 kind, u16 flags)
@@ -159,6 +164,8 @@ static __always_inline bool only_counted(struct ri_session *session, u64 cgroup,
 			event->count.tag = entry->tag;
 			event->count.count = entry->count;
 			events.ringbuf_submit(event, RB_NO_WAKEUP);
+		} else {
+			add_lost(entry->cgroup, entry->count - 1);	/* reserving counted one */
 		}
 	}
 	entry->tag = tag;

@@ -230,6 +230,54 @@ def test_what_does_not_fit_is_counted_for_its_session(
     assert probes.reader.errors == 0
 
 
+def test_counts_of_a_record_that_was_lost_are_lost_as_well(probes: Probes, folder: Path) -> None:
+    """The first was dropped because the ring was full; the programs went on counting."""
+    path = folder / "file"
+    path.touch()
+    noise = folder / "noise"
+    noise.touch()
+    probes.events()
+    with (
+        probes.running(policy(), flags=SessionFlag.EVERY) as noisy,
+        probes.running(policy()) as session,
+    ):
+        inside(noisy, lambda: open_(noise, 70_000))
+        inside(session, lambda: open_(path, 50))
+        assert beneath(probes.events(session), folder) == []
+        assert 1 <= probes.tables.lost(session.id) < 30
+        before = probes.tables.lost(session.id)
+        assert beneath(probes.reader.sweep(session.id), folder) == []
+        assert probes.tables.lost(session.id) >= before + 49
+
+
+def test_every_action_is_told_or_lost_whatever_was_full(probes: Probes, folder: Path) -> None:
+    """Slots are fought over while the ring is full: their counts do not fit either."""
+    files, rounds = 20_000, 3
+    paths = [str(folder / f"f{number}") for number in range(files)]
+    for path in paths:
+        Path(path).touch()
+    noise = folder / "noise"
+    noise.touch()
+
+    def action() -> None:
+        for _round in range(rounds):
+            for path in paths:
+                os.close(os.open(path, os.O_RDONLY))
+
+    probes.events()
+    with (
+        probes.running(policy(), flags=SessionFlag.EVERY) as noisy,
+        probes.running(policy()) as session,
+    ):
+        inside(noisy, lambda: open_(noise, 60_000))
+        inside(session, action)
+        events = probes.events(session) + probes.reader.sweep(session.id)
+        told = sum(counts(events, folder).values())
+        lost = probes.tables.lost(session.id)
+        assert lost > files
+        assert files * rounds <= told + lost <= files * rounds + 100
+
+
 def test_losses_without_room_for_their_session_are_counted_as_nobodys(
     probes: Probes, folder: Path
 ) -> None:
