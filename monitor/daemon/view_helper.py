@@ -87,8 +87,7 @@ def _rehearse() -> None:
 def _answer(namespace: int, request: int) -> dict[str, object]:
     # Loaded since the rehearsal.
     from monitor.daemon.view_mounts import build
-    from monitor.daemon.view_request import ViewRequest
-    from monitor.daemon.view_targets import ViewError
+    from monitor.daemon.view_request import ViewError, ViewRequest
 
     try:
         size = os.fstat(request).st_size

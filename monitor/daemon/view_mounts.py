@@ -12,40 +12,33 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from monitor.daemon.view_request import Identity, ViewRequest
+from monitor.daemon.view_aliases import aliases
+from monitor.daemon.view_patterns import Reach
+from monitor.daemon.view_request import Identity, ViewError, ViewRequest
+from monitor.daemon.view_run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
 from monitor.daemon.view_ssh import Copies
-from monitor.daemon.view_targets import (
-    READ_DIRECTORY,
-    Reach,
-    Search,
-    ViewError,
-    aliases,
-    covers,
-    open_plain,
-)
+from monitor.daemon.view_targets import Search
 from monitor.kernel import mounts
 from monitor.kernel.libc import CLONE_NEWNS, setns
+from monitor.kernel.mounts import open_plain
+from monitor.policy.patterns import is_within
 from monitor.policy.plan import MaskKind
 
 PROC = "/proc"
-# Where sockets stand: a small file system of ours over each, with only what rules name.
-RUN_FOLDERS = ("/run", "/var/run")
-# Sockets outside them that lead out of a session: X, ssh, gpg, tmux, D-Bus.
+# Sockets outside /run that lead out of a session: X, ssh, gpg, tmux, D-Bus.
 SOCKET_PATTERNS = ("/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/ssh-*", "/tmp/tmux-*", "/tmp/dbus-*")
 SOCKET_LIMIT = 4096
 
-NOTHING_RUNS = mounts.MOUNT_ATTR_NOSUID | mounts.MOUNT_ATTR_NODEV | mounts.MOUNT_ATTR_NOEXEC
 EMPTY_FILE = "file"
 EMPTY_FOLDER = "folder"
 ATTRIBUTES = {
     MaskKind.READ_ONLY: mounts.MOUNT_ATTR_RDONLY,
     MaskKind.NO_EXEC: mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC,
 }
-PRIVATE_OPTIONS = {"size": "1m", "mode": "0755"}
 
 
 @dataclass(slots=True)
@@ -96,7 +89,7 @@ def build(namespace: int, request: ViewRequest) -> Report:
         if request.hide_run:
             for place in RUN_FOLDERS:
                 with step(f"hide {place}:"):
-                    _hide_run(root, place, request, report)
+                    hide_run(root, place, request, report.notes)
         reach = Reach(request.rules)
         with step("find what the masks match:"):
             targets = _targets(request, reach, report)
@@ -138,7 +131,7 @@ def _foreign_sockets(request: ViewRequest, reach: Reach) -> Iterator[str]:
     """Folders of sockets outside /run that the session's user could open."""
     masks = [(pattern, MaskKind.HIDE) for pattern in SOCKET_PATTERNS]
     for path in Search(reach, SOCKET_LIMIT).run(masks).targets:
-        if any(covers(path, socket) for socket in request.sockets):
+        if any(is_within(socket, path) for socket in request.sockets):
             continue
         with suppress(OSError):
             owner = os.stat(path, follow_symlinks=False).st_uid  # noqa: PTH116
@@ -151,7 +144,7 @@ def _foreign_sockets(request: ViewRequest, reach: Reach) -> Iterator[str]:
 
 def _room(copies: Copies, identity: Identity) -> int:
     """A detached, read-only file system: an empty file and folder of mode 000, ssh's files."""
-    room = mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS)
+    room = mounts.new_filesystem("tmpfs", OPTIONS, NOTHING_RUNS)
     os.mknod(EMPTY_FILE, stat.S_IFREG, dir_fd=room)
     os.mkdir(EMPTY_FOLDER, 0, dir_fd=room)  # noqa: PTH102 - relative to a descriptor
     copies.write(room, identity.uid, identity.gid)
@@ -262,91 +255,3 @@ class _Masks:
                     os.close(here)
             if not same:
                 raise ViewError(f"cannot mask {path}: something else took its place meanwhile")
-
-
-# -- /run ------------------------------------------------------------------------------------------
-
-
-def _hide_run(root: int, place: str, request: ViewRequest, report: Report) -> None:
-    """A read-only file system over `place` in which only what rules name appears.
-
-    It is filled while nobody else can reach it: folders in it may belong to the session's user.
-    """
-    named = [path for link in request.rules for path, _writes in link]
-    if place in named:
-        report.notes.append(f"{place} is left as it is: a file rule names all of it")
-        return
-    with ExitStack() as stack:
-
-        def keep(fd: int) -> int:
-            stack.callback(os.close, fd)
-            return fd
-
-        old = open_plain(root, place)
-        if old is None:
-            return
-        keep(old)
-        if not stat.S_ISDIR(os.fstat(old).st_mode):
-            return  # /var/run is a symbolic link to /run
-        new = keep(mounts.new_filesystem("tmpfs", PRIVATE_OPTIONS, NOTHING_RUNS))
-        skeleton = _Skeleton(old, new, keep)
-        shown = []
-        for path in _outermost(place, [*named, *request.sockets]):
-            rest = path[len(place) + 1 :]
-            found = open_plain(old, rest)
-            if found is not None:
-                shown.append((path, keep(found), skeleton.placeholder(rest, found)))
-        skeleton.finish()
-        mounts.add_attributes(new, mounts.MOUNT_ATTR_RDONLY, place)
-        mounts.attach(new, old, place)
-        for path, found, placeholder in shown:
-            mounts.attach(keep(mounts.clone(found, path)), placeholder, path)
-
-
-def _outermost(place: str, paths: Iterable[str]) -> list[str]:
-    """Those strictly beneath `place` that no other of them covers."""
-    found: list[str] = []
-    for path in sorted({path for path in paths if covers(place, path) and path != place}):
-        if not found or not covers(found[-1], path):
-            found.append(path)
-    return found
-
-
-class _Skeleton:
-    """The folders above what is shown, with the owners and modes that they have in `old`."""
-
-    def __init__(self, old: int, new: int, keep: Callable[[int], int]) -> None:
-        self._keep = keep
-        self._folders = {"": (old, new)}
-
-    def placeholder(self, path: str, shown: int) -> int:
-        """An empty object at `path`, of the kind that `shown` is; its descriptor."""
-        above, _, name = path.rpartition("/")
-        _theirs, ours = self._folder(above)
-        if stat.S_ISDIR(os.fstat(shown).st_mode):
-            os.mkdir(name, dir_fd=ours)  # noqa: PTH102 - relative to a descriptor
-        else:
-            os.mknod(name, stat.S_IFREG, dir_fd=ours)
-        return self._keep(mounts.open_entry(ours, name))
-
-    def finish(self) -> None:
-        """Give the folders to whom they belong, when nothing more is made in them."""
-        for path, (theirs, ours) in self._folders.items():
-            if path:
-                facts = os.fstat(theirs)
-                os.fchown(ours, facts.st_uid, facts.st_gid)
-                # Whose group new files get matters little where nothing can be made.
-                os.fchmod(ours, stat.S_IMODE(facts.st_mode) & ~(stat.S_ISUID | stat.S_ISGID))
-
-    def _folder(self, path: str) -> tuple[int, int]:
-        """(the old one, the new one) at `path`, made where it is not yet."""
-        if path not in self._folders:
-            above, _, name = path.rpartition("/")
-            theirs, ours = self._folder(above)
-            os.mkdir(name, 0o700, dir_fd=ours)  # noqa: PTH102
-            mine = os.open(name, READ_DIRECTORY, dir_fd=ours)
-            self._folders[path] = (
-                self._keep(mounts.open_entry(theirs, name)),
-                self._keep(mine),
-            )
-        return self._folders[path]

@@ -11,6 +11,10 @@ from dataclasses import asdict, dataclass
 from monitor.policy.plan import FileAccess, MaskKind, Plan, Policy, ViewPlan
 
 
+class ViewError(Exception):
+    """The view cannot be made; the message names the step and the object."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Whom the session runs as; `user_namespace` where an ordinary user started it."""

@@ -8,19 +8,17 @@ kernel, and the pattern goes on at its target if the session may touch anything 
 
 from __future__ import annotations
 
-import errno
-import fnmatch
 import os
-import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from monitor.daemon.view_patterns import Glob, Part, Pattern, Reach, State
+from monitor.daemon.view_request import ViewError
 from monitor.kernel import mounts
-from monitor.policy import patterns
 from monitor.policy.patterns import ANY_DEPTH
 from monitor.policy.plan import MaskKind
 
@@ -31,93 +29,6 @@ LINK_LIMIT = 4096
 # Folders below folders; each holds a descriptor while those beneath it are walked.
 DEPTH_LIMIT = 200
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-_WILDCARD = re.compile(r"[*?\[]")
-_LITERAL_RUN = re.compile(r"[^*?\[\]]+")
-
-
-class ViewError(Exception):
-    """The view cannot be made; the message names the step and the object."""
-
-
-class Glob(NamedTuple):
-    """One name with wildcards: `need` is text that every match contains."""
-
-    match: Callable[[str], object]
-    need: str
-
-
-Part = str | Glob
-
-
-class State(NamedTuple):
-    """How far a pattern has matched: `at` of its parts are behind. Comparable by identity."""
-
-    pattern: Pattern
-    at: int
-
-
-class Pattern:
-    """A mask's pattern in parts; a trailing `**` is dropped, since a mask covers a whole tree."""
-
-    __slots__ = ("kind", "parts", "text")
-
-    def __init__(self, parts: Sequence[Part], kind: MaskKind, text: str) -> None:
-        self.parts = tuple(parts)
-        self.kind = kind
-        self.text = text
-
-    @classmethod
-    def parse(cls, text: str, kind: MaskKind) -> Pattern:
-        """ViewError where `text` is not an absolute path without `.` and `..`."""
-        found = patterns.pattern(text)
-        if not text.startswith("/") or {".", ".."} & set(found.names):
-            raise ViewError(f"cannot match {text}: not an absolute, plain path")
-        rest = found.names[len(found.literal) :]
-        return cls([*found.literal, *map(_part, rest)], kind, text)
-
-
-def _part(name: str) -> Part:
-    if name == ANY_DEPTH or not _WILDCARD.search(name):
-        return name
-    runs = _LITERAL_RUN.findall(re.sub(r"\[.*?\]", "*", name))
-    return Glob(re.compile(fnmatch.translate(name)).match, max(runs, key=len, default=""))
-
-
-def covers(root: str, path: str) -> bool:
-    """Whether `path` is `root` or lies beneath it."""
-    return path == root or path.startswith(root if root.endswith("/") else f"{root}/")
-
-
-class Reach:
-    """Which paths a session may touch, and which change: `rules` has each link's paths."""
-
-    def __init__(self, rules: Iterable[Iterable[tuple[str, bool]]]) -> None:
-        links = [tuple(link) for link in rules]
-        self._touch = [tuple(path for path, _writes in link) for link in links]
-        self._write = [tuple(path for path, writes in link if writes) for link in links]
-        self._above = {
-            above for paths in self._touch for path in paths for above in ancestors(path)
-        }
-
-    def touches(self, path: str) -> bool:
-        """Every link grants something at `path`."""
-        return all(any(covers(root, path) for root in roots) for roots in self._touch)
-
-    def writes(self, path: str) -> bool:
-        """Every link grants writing at `path`."""
-        return all(any(covers(root, path) for root in roots) for roots in self._write)
-
-    def leads(self, path: str) -> bool:
-        """`path` can be touched, or lies above something that can."""
-        return path in self._above or self.touches(path)
-
-
-def ancestors(path: str) -> Iterator[str]:
-    """The directories above `path`, nearest first, `/` last."""
-    while path != "/":
-        path = path.rpartition("/")[0] or "/"
-        yield path
 
 
 @dataclass(slots=True)
@@ -188,7 +99,7 @@ class Search:
         try:
             readable = os.open(".", READ_DIRECTORY, dir_fd=directory)
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno in mounts.GONE:
                 return
             raise
         self._scan(readable, path, sought)
@@ -241,7 +152,7 @@ class Search:
             try:
                 child = os.open(name, READ_DIRECTORY, dir_fd=directory)
             except OSError as error:
-                if error.errno in GONE:
+                if error.errno in mounts.GONE:
                     continue
                 raise
             self._scan(child, f"{path}/{name}", onward)
@@ -277,7 +188,7 @@ class Search:
         try:
             entry = mounts.open_entry(directory, name)
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno in mounts.GONE:
                 return
             raise
         try:
@@ -350,7 +261,7 @@ def _resolve(directory: int, name: str) -> str | None:
     try:
         target = mounts.openat2(directory, name, os.O_PATH, mounts.RESOLVE_NO_MAGICLINKS)
     except OSError as error:
-        if error.errno in GONE:
+        if error.errno in mounts.GONE:
             return None
         raise
     try:
@@ -358,82 +269,3 @@ def _resolve(directory: int, name: str) -> str | None:
     finally:
         os.close(target)
     return path if path.startswith("/") else None
-
-
-def aliases(targets: dict[str, set[MaskKind]], reach: Reach) -> dict[str, set[MaskKind]]:
-    """Other paths at which the same objects are seen, through other mounts of their file systems.
-
-    Only those within reach count: Landlock refuses the others by their own place in the tree.
-    """
-    table = mounts.mounts()
-    by_device: dict[str, list[mounts.Mount]] = {}
-    for mount in table:
-        by_device.setdefault(mount.device, []).append(mount)
-    if all(len(same) == 1 for same in by_device.values()):
-        return {}
-    by_id = {mount.id: mount for mount in table}
-    found: dict[str, set[MaskKind]] = {}
-    root = mounts.open_root()
-    try:
-        for path, kinds in targets.items():
-            for other in _elsewhere(root, path, by_id, by_device, reach):
-                if other not in targets:
-                    found.setdefault(other, set()).update(kinds)
-    finally:
-        os.close(root)
-    return found
-
-
-def _elsewhere(
-    root: int,
-    path: str,
-    by_id: dict[int, mounts.Mount],
-    by_device: dict[str, list[mounts.Mount]],
-    reach: Reach,
-) -> Iterator[str]:
-    """The other paths of the object at `path`; checked to be the same object."""
-    opened = open_plain(root, path)
-    if opened is None:
-        return
-    try:
-        mine = by_id.get(mounts.mount_id(opened))
-        if mine is None or not covers(mine.point, path):
-            return
-        inside = _join(mine.root, _beneath(mine.point, path))
-        for mount in by_device[mine.device]:
-            if mount.id == mine.id or not covers(mount.root, inside):
-                continue
-            other = _join(mount.point, _beneath(mount.root, inside))
-            if other == path or not reach.touches(other):
-                continue
-            seen = open_plain(root, other)
-            if seen is None:
-                continue
-            try:
-                if os.path.sameopenfile(seen, opened):
-                    yield other
-            finally:
-                os.close(seen)
-    finally:
-        os.close(opened)
-
-
-def _beneath(root: str, path: str) -> str:
-    """What follows `root` in `path`, without a leading slash."""
-    return path[len(root) :].lstrip("/")
-
-
-def _join(root: str, rest: str) -> str:
-    return f"{root.rstrip('/')}/{rest}" if rest else root
-
-
-def open_plain(root: int, path: str) -> int | None:
-    """A path descriptor of `path` with no symbolic link on the way; None where there is none."""
-    try:
-        return mounts.openat2(
-            root, path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW, mounts.RESOLVE_NO_SYMLINKS
-        )
-    except OSError as error:
-        if error.errno in GONE:
-            return None
-        raise

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.daemon.view_helper import ANSWER_BYTES, MESSAGE
-from monitor.daemon.view_request import Identity, ViewRequest
-from monitor.daemon.view_targets import ViewError
+from monitor.daemon.view_request import Identity, ViewError, ViewRequest
 from monitor.kernel import mounts
 from monitor.policy.plan import Plan
 

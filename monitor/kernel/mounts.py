@@ -9,6 +9,7 @@ move_mount(2), mount_setattr(2), statx(2).
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import struct
@@ -63,6 +64,9 @@ NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 NS_GET_OWNER_UID = 0xB704
 
+# What cannot be opened for one of these is not there: it may have gone meanwhile.
+GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
 _OPEN_HOW = struct.Struct("=QQQ")  # struct open_how: flags, mode, resolve
 _MOUNT_ATTR = struct.Struct("=QQQQ")  # struct mount_attr: set, clear, propagation, userns_fd
 _EMPTY = ctypes.c_char_p(b"")
@@ -90,6 +94,18 @@ def open_root() -> int:
 def open_entry(directory: int, name: str) -> int:
     """A path descriptor of one entry, on the topmost mount there; a symlink is opened itself."""
     return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def open_plain(root: int, path: str) -> int | None:
+    """A path descriptor of `path` with no symbolic link on the way; None where there is none."""
+    try:
+        return openat2(
+            root, path.lstrip("/") or ".", os.O_PATH | os.O_NOFOLLOW, RESOLVE_NO_SYMLINKS
+        )
+    except OSError as error:
+        if error.errno in GONE:
+            return None
+        raise
 
 
 def clone(fd: int, what: str, recursive: bool = True) -> int:
