@@ -150,8 +150,11 @@ def test_taking_away_what_nobody_grants_needs_none(files: dict[str, list[str]]) 
 
 
 def test_a_denied_program_needs_a_view() -> None:
-    one = profile(files={"execute": ["/usr/**"]}, exec={"deny": ["/usr/bin/curl"]})
-    assert compiled([one]).view == VIEW
+    for granted in ({"execute": ["/usr/**"]}, {"write": ["/usr/**"]}):
+        one = profile(files=granted, exec={"deny": ["/usr/bin/curl"]})
+        assert compiled([one]).view == VIEW
+    one = profile(files={"read": ["/usr/**"]}, exec={"deny": ["/usr/bin/curl"]})
+    assert compiled([one]).view is None
 
 
 def test_a_profile_may_go_without_a_view_in_writing() -> None:

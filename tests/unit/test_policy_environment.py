@@ -44,6 +44,14 @@ def test_no_link_lifts_what_another_scrubs() -> None:
     assert "AWS_SECRET_ACCESS_KEY" not in kept(plan(outer, {"keep": NAMES}), NAMES)
 
 
+def test_a_pattern_of_scrub_yields_to_a_name_that_keep_spells_out() -> None:
+    section = {"keep": ["HOME", "LANG", "L*"], "scrub": ["*"]}
+    assert kept(plan(section), NAMES) == ["LANG", "HOME"]
+    assert kept(plan(section | {"scrub": ["*", "HOME"]}), NAMES) == ["LANG"]
+    # Only the same link's: what an outer one scrubs stays away.
+    assert kept(plan({"keep": ["*"], "scrub": ["L*"]}, section), NAMES) == ["HOME"]
+
+
 def test_globs_look_at_case() -> None:
     assert kept(plan({"keep": ["path"]}), NAMES) == []
 

@@ -4,19 +4,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.policy import plan_json
-from monitor.policy.action import Action, NetAction, Verb, Verdict
+from monitor.policy.action import (
+    Action,
+    ExecAction,
+    FileAction,
+    NetAction,
+    SocketAction,
+    SyscallAction,
+    Verb,
+    Verdict,
+)
 from monitor.policy.decide import decide
 from monitor.policy.environment import kept
+from monitor.policy.floor import matching_rule
 from monitor.policy.plan import HostFeatures, Plan, Policy
-from monitor.profile.model import FilesSection, NetworkSection, Profile
+from monitor.policy.syscalls import NUMBERS
+from monitor.profile.model import FilesSection, NetworkRule, NetworkSection, Profile
 from monitor.wire import layout
 from monitor.wire.layout import Table
 from monitor.wire.rows import policy_rows
@@ -34,34 +43,21 @@ def allowed(plan: Plan, action: Action) -> bool:
     return decision.verdict is Verdict.ALLOW
 
 
-@settings(max_examples=250)
-@given(
-    profiles.chains,
-    st.lists(
-        st.one_of(
-            profiles.file_actions,
-            profiles.exec_actions,
-            profiles.net_actions,
-            profiles.unix_actions,
-            profiles.socket_actions,
-        ),
-        min_size=1,
-        max_size=20,
-    ),
-)
+@settings(max_examples=150)
+@given(profiles.chains, profiles.actions)
 def test_decides_as_the_profiles_read(chain: list[Profile], actions: list[Action]) -> None:
     plan = compiled(chain)
     for action in actions:
-        assert allowed(plan, action) is reference.allows(chain, action), action
+        if not isinstance(action, SyscallAction):
+            assert allowed(plan, action) is reference.allows(chain, action), action
+        if isinstance(action, SocketAction):
+            arguments = (action.family, action.type, action.protocol)
+            refusal = matching_rule(plan.syscalls, NUMBERS["socket"], arguments)
+            assert (refusal is None) is allowed(plan, action), action
 
 
-@settings(max_examples=200)
-@given(
-    profiles.chains,
-    profiles.profiles,
-    st.lists(profiles.actions, min_size=1, max_size=20),
-    st.data(),
-)
+@settings(max_examples=100)
+@given(profiles.chains, profiles.profiles, profiles.actions, st.data())
 def test_a_further_link_never_allows_more(
     chain: list[Profile], link: Profile, actions: list[Action], data: st.DataObject
 ) -> None:
@@ -73,54 +69,56 @@ def test_a_further_link_never_allows_more(
     assert set(kept(longer.environment, names)) <= set(kept(plan.environment, names))
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     profiles.chains,
     profiles.profiles,
-    st.lists(profiles.file_actions | profiles.exec_actions, min_size=1, max_size=20),
+    profiles.some(profiles.FILE_ACTIONS),
+    profiles.some(profiles.PAIR_ACTIONS),
 )
 def test_a_further_link_never_allows_more_without_a_view(
-    chain: list[Profile], link: Profile, actions: list[Action]
+    chain: list[Profile], link: Profile, singles: list[Action], pairs: list[Action]
 ) -> None:
     lacking = [each.model_copy(update={"may_lack": ("view",)}) for each in (*chain, link)]
     plan, longer = compiled(lacking[:-1], BLIND), compiled(lacking, BLIND)
-    for action in actions:
+    for action in (*singles, *pairs):
         assert not allowed(longer, action) or allowed(plan, action), action
 
 
-@given(profiles.profiles, profiles.net_actions)
-def test_an_empty_network_list_denies(profile: Profile, action: NetAction) -> None:
+@given(profiles.profiles, st.sampled_from(["connect", "bind"]))
+def test_an_empty_network_list_denies(profile: Profile, key: str) -> None:
     section = profile.network or NetworkSection()
-    key = "bind" if action.verb is Verb.NET_BIND else "connect"
-    emptied = profile.model_copy(update={"network": section.model_copy(update={key: ()})})
-    assert not allowed(compiled([emptied]), action)
+    plan = compiled([profile.model_copy(update={"network": section.model_copy(update={key: ()})})])
+    for action in profiles.NET_ACTIONS:
+        if (action.verb is Verb.NET_BIND) is (key == "bind"):
+            assert not allowed(plan, action)
 
 
-@given(profiles.profiles, profiles.unix_actions)
-def test_an_empty_unix_list_denies(profile: Profile, action: Action) -> None:
+@given(profiles.profiles)
+def test_an_empty_unix_list_denies(profile: Profile) -> None:
     section = (profile.network or NetworkSection()).model_copy(update={"unix": ()})
-    assert not allowed(compiled([profile.model_copy(update={"network": section})]), action)
+    plan = compiled([profile.model_copy(update={"network": section})])
+    assert not any(allowed(plan, action) for action in profiles.UNIX_ACTIONS)
 
 
-@pytest.mark.parametrize("key", ["read", "write", "execute"])
-@given(profile=profiles.profiles, data=st.data())
-def test_an_empty_file_list_denies(key: str, profile: Profile, data: st.DataObject) -> None:
-    actions = {
-        "read": st.one_of(profiles.exec_actions, profiles.file_actions.filter(_reads)),
-        "write": profiles.file_actions.filter(_changes),
-        "execute": profiles.exec_actions,
-    }
+@given(profiles.profiles, st.sampled_from(["read", "write", "execute"]))
+def test_an_empty_file_list_denies(profile: Profile, key: str) -> None:
     section = (profile.files or FilesSection()).model_copy(update={key: ()})
-    emptied = profile.model_copy(update={"files": section})
-    assert not allowed(compiled([emptied]), data.draw(actions[key]))
+    plan = compiled([profile.model_copy(update={"files": section})])
+    for action in (*profiles.FILE_ACTIONS, *profiles.PAIR_ACTIONS[::7]):
+        if key in _needed(action):
+            assert not allowed(plan, action), action
 
 
-def _reads(action: Action) -> bool:
-    return getattr(action, "verb", None) is Verb.FILE_OPEN
-
-
-def _changes(action: Action) -> bool:
-    return getattr(action, "verb", None) not in {Verb.FILE_OPEN, Verb.FILE_CHMOD}
+def _needed(action: Action) -> set[str]:
+    match action:
+        case ExecAction():
+            return {"read", "execute"}
+        case FileAction(verb=Verb.FILE_OPEN):
+            return {"read"}
+        case FileAction(verb=Verb.FILE_CHMOD):
+            return set()
+    return {"write"}
 
 
 @given(profiles.chains, st.integers(0, 2**32))
@@ -148,17 +146,14 @@ def _shuffled(profile: Profile, order: random.Random) -> Profile:
     return profile.model_copy(update=update)
 
 
-@settings(max_examples=150)
-@given(profiles.profiles, profiles.net_actions)
+@settings(max_examples=100)
+@given(profiles.profiles, st.sampled_from(profiles.NET_ACTIONS))
 def test_deny_beats_allow(profile: Profile, action: NetAction) -> None:
-    name = {6: "tcp", 17: "udp"}.get(action.protocol, "tcp")
+    name = "udp" if action.protocol == 17 else "tcp"
     address = f"[{action.address}]" if action.address.version == 6 else str(action.address)
-    denied = profiles.profile(
-        network={"deny": [f"{address}:{action.port}/{name}"], "connect": [], "bind": []}
-    ).network
-    assert denied is not None
     section = profile.network or NetworkSection()
-    update = {"network": section.model_copy(update={"deny": (*section.deny, *denied.deny)})}
+    denied = NetworkRule(to=f"{address}:{action.port}/{name}")
+    update = {"network": section.model_copy(update={"deny": (*section.deny, denied)})}
     assert not allowed(compiled([profile.model_copy(update=update)]), action)
 
 
@@ -172,7 +167,8 @@ def test_json_gives_the_same_plan(chain: list[Profile], observe: bool) -> None:
     assert text.isascii()
 
 
-@given(profiles.chains, st.lists(profiles.actions, min_size=1, max_size=10))
+@settings(max_examples=50)
+@given(profiles.chains, profiles.actions)
 def test_observing_denies_by_the_floor_only(chain: list[Profile], actions: list[Action]) -> None:
     plan, observing = compiled(chain), compiled(chain, observe=True)
     assert observing.view is None
@@ -236,19 +232,13 @@ class KernelMaps:
         return best[1] if best else None
 
 
-def kernel_allows(policies: Sequence[Policy], action: NetAction) -> bool:
-    table = Table.BIND if action.verb is Verb.NET_BIND else Table.CONNECT
-    return all(
-        KernelMaps(number, policy).destination(table, action)
-        for number, policy in enumerate(policies, 7)
-    )
-
-
-@settings(max_examples=150)
-@given(profiles.chains, st.lists(profiles.net_actions, min_size=1, max_size=10))
+@settings(max_examples=100)
+@given(profiles.chains, profiles.some(profiles.NET_ACTIONS, 100))
 def test_the_kernels_rows_say_what_the_profiles_say(
     chain: list[Profile], actions: list[NetAction]
 ) -> None:
-    plan = compiled(chain)
+    maps = [KernelMaps(number, policy) for number, policy in enumerate(compiled(chain).policies, 7)]
     for action in actions:
-        assert kernel_allows(plan.policies, action) is reference.allows(chain, action), action
+        table = Table.BIND if action.verb is Verb.NET_BIND else Table.CONNECT
+        found = all(each.destination(table, action) for each in maps)
+        assert found is reference.allows(chain, action), action
