@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions: their states, and the registry that a restarted worker reads."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import pairwise, product
+from pathlib import Path
+
+import pytest
+
+from monitor.identity.chain import Chain, Link, Principal
+from monitor.policy.plan import EnvironmentPlan, Limits, Plan, Policy, SyscallPlan
+from monitor.session import registry as registries
+from monitor.session.registry import Registry, UnknownSession
+from monitor.session.session import LEGAL, Hold, IllegalTransition, Session, State, new_id
+
+AGENT = "spiffe://test.example/agent/demo"
+PLAN = Plan(
+    policies=(Policy("base", "0" * 32, (), (), (), (), (), (), ()),),
+    syscalls=SyscallPlan((), 500),
+    view=None,
+    environment=EnvironmentPlan((), ()),
+    limits=Limits(),
+    workspace="/work",
+    home="/home/alice",
+)
+
+
+def session(number: int = 1, uid: int = 1000, name: str = "alice") -> Session:
+    link = Link(f"user:{name}", AGENT, "base", "0" * 32, "to test", None)
+    return Session(
+        id=new_id(),
+        agent=AGENT,
+        chain=Chain(Principal(name, uid), (link,)),
+        user=name,
+        uid=uid,
+        gid=uid,
+        profile="base",
+        digest="0" * 32,
+        purpose="to test",
+        workspace="/work",
+        created=time.time(),
+        expires=None,
+        expires_boottime=0,
+        cgroup=f"/sys/fs/cgroup/ri/{number}",
+        cgroup_id=number,
+        policies=(number,),
+        plan=PLAN,
+        launcher=1,
+        launcher_start=2,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.db"
+
+
+@pytest.fixture
+def registry(path: Path) -> Iterator[Registry]:
+    made = Registry(path)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(State, State)))
+def test_only_legal_ways_are_gone(before: State, after: State) -> None:
+    one = replace(session(), state=before)
+    if after in LEGAL[before]:
+        assert one.to(after).state is after
+    else:
+        with pytest.raises(IllegalTransition, match=f"{before.value} and cannot become"):
+            one.to(after)
+
+
+def test_there_is_no_way_back_from_an_end() -> None:
+    assert LEGAL[State.ENDED] == set()
+    assert LEGAL[State.ENDING] == {State.ENDED}
+
+
+def test_ids_sort_by_time_and_differ() -> None:
+    made = []
+    for _ in range(5):
+        made.append(new_id())
+        time.sleep(0.002)
+    assert all(one < other for one, other in pairwise(made))
+    assert all(each[14] == "7" and each[19] in "89ab" for each in made)
+
+
+def test_everything_of_a_session_is_read_back(path: Path, registry: Registry) -> None:
+    one = replace(session(), expires=12.5, expires_boottime=99)
+    registry.add(one)
+    registry.started(one.id, 77)
+    frozen = registry.move(one.id, State.FROZEN, hold=Hold.AUDIT, why="a reason")
+    registry.close()
+    again = Registry(path)
+    assert again.get(one.id) == frozen
+    assert (frozen.pid, frozen.hold, frozen.why) == (77, Hold.AUDIT, "a reason")
+    assert again.by_cgroup(one.cgroup_id) == frozen
+    again.close()
+
+
+def test_an_ended_session_is_known_but_not_live(registry: Registry) -> None:
+    one = session()
+    registry.add(one)
+    registry.move(one.id, State.ENDING, why="over")
+    registry.move(one.id, State.ENDED)
+    assert registry.live() == ()
+    assert registry.by_cgroup(one.cgroup_id) is None
+    (ended,) = registry.ended()
+    assert (ended.id, ended.state, ended.why) == (one.id, State.ENDED, "over")
+    assert ended.ended == pytest.approx(time.time(), abs=5)
+    with pytest.raises(UnknownSession):
+        registry.get(one.id)
+    assert registry.ended(one.id[-6:]) == (ended,)
+    assert registry.ended("%") == ()
+
+
+def test_references(registry: Registry) -> None:
+    one, other = session(1), session(2)
+    both = (one, other)
+    assert registry.find(one.id, both) is one
+    assert registry.find(one.id[-8:], both) is one
+    with pytest.raises(UnknownSession, match="2 sessions answer"):
+        registry.find(one.id[:5], both)
+    with pytest.raises(UnknownSession, match="no session"):
+        registry.find(one.id[-3:], both)
+    with pytest.raises(UnknownSession, match="no session"):
+        registry.find("", both)
+
+
+def test_ids_of_a_principal(registry: Registry) -> None:
+    mine, gone, theirs = session(1), session(2), session(3, 1001, "bob")
+    for each in (mine, gone, theirs):
+        registry.add(each)
+    registry.move(gone.id, State.ENDING)
+    registry.move(gone.id, State.ENDED)
+    assert registry.ids_of(1000) == {mine.id, gone.id}
+    assert registry.ids_of(1001) == {theirs.id}
+    assert registry.ids_of(0) == frozenset()
+
+
+def test_policy_ids_are_never_given_twice(path: Path, registry: Registry) -> None:
+    first = registry.next_policy_ids(2)
+    second = registry.next_policy_ids(1)
+    registry.close()
+    again = Registry(path)
+    third = again.next_policy_ids(3)
+    again.close()
+    assert len({*first, *second, *third}) == 6
+
+
+def test_the_oldest_are_forgotten(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registries, "KEEP_ENDED", 2)
+    made = []
+    for number in range(1, 6):
+        made.append(session(number))
+        registry.add(made[-1])
+        time.sleep(0.002)  # ids of one millisecond have no order
+    for each in made[:4]:
+        registry.move(each.id, State.ENDING)
+        registry.move(each.id, State.ENDED)
+    registry.prune()
+    assert [each.id for each in registry.ended()] == [each.id for each in made[2:4]]
+    assert [each.id for each in registry.live()] == [made[4].id]
+
+
+def test_changes_wait_while_they_cannot_be_saved(path: Path, registry: Registry) -> None:
+    """Sessions are frozen and ended on a full disk too."""
+    one = session()
+    registry.add(one)
+    with sqlite3.connect(path) as blocker:
+        blocker.execute(
+            "CREATE TRIGGER full BEFORE UPDATE ON sessions BEGIN"
+            " SELECT RAISE(FAIL, 'database or disk is full'); END"
+        )
+    registry.started(one.id, 5)
+    registry.move(one.id, State.ENDING, why="over")
+    assert registry.problem == "database or disk is full"
+    assert registry.get(one.id).state is State.ENDING
+    registry.save()
+    assert registry.problem
+    blocker.execute("DROP TRIGGER full")
+    registry.save()
+    assert registry.problem == ""
+    registry.close()
+    again = Registry(path)
+    assert (again.get(one.id).state, again.get(one.id).pid) == (State.ENDING, 5)
+    again.close()
+    blocker.close()
