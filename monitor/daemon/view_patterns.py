@@ -24,7 +24,8 @@ class Glob(NamedTuple):
     need: str
 
 
-Part = str | Glob
+# A name, a name with wildcards, or any number of folders.
+Part = str | Glob | None
 
 
 class State(NamedTuple):
@@ -46,16 +47,18 @@ class Pattern:
 
     @classmethod
     def parse(cls, text: str, kind: MaskKind) -> Pattern:
-        """ViewError where `text` is not an absolute path without `.` and `..`."""
+        """ViewError where `text` is not an absolute path without `.` and `..`, or all there is."""
         found = patterns.pattern(text)
-        if not text.startswith("/") or {".", ".."} & set(found.names):
+        if not text.startswith("/") or not found.names or {".", ".."} & set(found.names):
             raise ViewError(f"cannot match {text}: not an absolute, plain path")
         rest = found.names[len(found.literal) :]
         return cls([*found.literal, *map(_part, rest)], kind, text)
 
 
 def _part(name: str) -> Part:
-    if name == ANY_DEPTH or not _WILDCARD.search(name):
+    if name == ANY_DEPTH:
+        return None
+    if not _WILDCARD.search(name):
         return name
     # A class may hold brackets itself: then nothing is said about what a match contains.
     runs = [] if "[" in name else _LITERAL_RUN.findall(name)

@@ -19,7 +19,6 @@ from typing import NamedTuple
 from monitor.daemon.view_patterns import Glob, Part, Pattern, Reach, State
 from monitor.daemon.view_request import ViewError
 from monitor.kernel import mounts
-from monitor.policy.patterns import ANY_DEPTH
 from monitor.policy.plan import MaskKind
 
 # Entries looked at in directories that `**` leads to. A pattern that needs more is too wide.
@@ -168,16 +167,16 @@ class Search:
         for state in states:
             at = state.at
             parts = state.pattern.parts
-            if parts[at] == ANY_DEPTH:
+            if parts[at] is None:
                 deep.append(state)
                 # A trailing `**` is never there: something follows.
-                while parts[at] == ANY_DEPTH:
+                while parts[at] is None:
                     at += 1
             part = parts[at]
             after = State(state.pattern, at + 1)
             if isinstance(part, str):
                 literal.setdefault(part, []).append(after)
-            else:
+            elif part is not None:
                 globs.append((part, after))
         sought = Sought(literal, tuple(globs), tuple(deep))
         self._dispatch[states] = sought

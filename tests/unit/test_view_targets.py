@@ -87,6 +87,16 @@ def test_links_are_followed_by_the_rules_not_by_the_walk(tree: Path) -> None:
     assert matches(tree, "loop/**/y.pem") == {"a/b/y.pem"}
 
 
+def test_names_that_look_like_patterns_are_names(tree: Path) -> None:
+    odd = tree / "**"
+    (odd / "*").mkdir(parents=True)
+    (odd / "*" / ".env").touch()
+    (tree / "to-odd").symlink_to(odd)
+    assert matches(tree, "to-odd") == {"**"}
+    assert matches(tree, "to-odd/[*]/.env") == {"**/*/.env"}
+    assert matches(tree, "[*][*]/[*]/.env") == {"**/*/.env"}
+
+
 def test_a_link_and_a_second_name_are_noted(tree: Path) -> None:
     (tree / "to-env").symlink_to("a/.env")
     os.link(tree / "a/.env", tree / "second")
@@ -106,7 +116,7 @@ def test_limits(tree: Path) -> None:
         search(tree, "**/.env")
 
 
-@pytest.mark.parametrize("text", ["a", "", "/a/../b", "./a"])
+@pytest.mark.parametrize("text", ["a", "", "/a/../b", "./a", "/", "/**"])
 def test_only_absolute_plain_patterns(text: str) -> None:
     with pytest.raises(ViewError):
         Pattern.parse(text, HIDE)
