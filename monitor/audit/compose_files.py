@@ -9,6 +9,7 @@ from typing import Any
 from monitor.audit import objects
 from monitor.audit.subject import Finding, Subject, because, on_file, on_open, text_of
 from monitor.policy.action import Decision, Mechanism, Verb, Verdict
+from monitor.policy.patterns import pattern
 from monitor.wire.events import FileEvent, FileOperation
 
 VERBS = {
@@ -83,6 +84,8 @@ def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
         error = details["errno"]
         reason = subject.stranger if subject.plan is None else "its whole path is not known"
         return Finding(verb, what, Verdict.DENY, f"{error}: {reason}", "", Mechanism.NONE, details)
+    if decision.verdict is _ALLOW and event.errno == errno.EBUSY:
+        decision = _held(subject, event) or decision
     if subject.observe or decision.verdict is _ALLOW:
         return Finding(
             verb, what, Verdict.DENY, host_reason(event.errno), "", Mechanism.HOST, details
@@ -90,6 +93,23 @@ def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
     details |= because(decision)
     rule = text_of(decision.rule)
     return Finding(verb, what, Verdict.DENY, decision.reason, rule, decision.mechanism, details)
+
+
+def _held(subject: Subject, event: FileEvent) -> Decision | None:
+    """The mask that keeps a folder in place, which the reference knows for plain names only.
+
+    Folders above what a mask covers are mount points; which those are shows at launch.
+    """
+    if subject.plan is None or subject.plan.view is None:
+        return None
+    names = [subject.normal(name) for name in (event.path, event.target) if name.startswith("/")]
+    for link, policy in enumerate(subject.plan.policies):
+        for mask in policy.masks:
+            for name in names:
+                if pattern(mask.pattern).reaches_into(name):
+                    reason = f"{name} holds what a rule protects: {mask.origin}"
+                    return Decision(Verdict.DENY, reason, Mechanism.VIEW, link, mask.origin)
+    return None
 
 
 def _decision_on_claim(subject: Subject, event: FileEvent, verb: Verb) -> Decision | None:

@@ -74,19 +74,30 @@ class Pattern:
             return False
         if self.is_literal:
             return True
-        # Which components may come next: `**` is where it was, and behind itself.
         states = self._closed({0})
         for name in split(path):
             if len(self.names) in states:
                 return True
-            states = self._closed(
-                {
-                    state if self.names[state] == ANY_DEPTH else state + 1
-                    for state in states
-                    if self.names[state] == ANY_DEPTH or _name_pattern(self.names[state])(name)
-                }
-            )
+            states = self._behind(states, name)
         return len(self.names) in states
+
+    def reaches_into(self, folder: str) -> bool:
+        """Whether the pattern may name something beneath `folder`."""
+        states = self._closed({0})
+        for name in split(folder):
+            states = self._behind(states, name)
+        return any(state < len(self.names) for state in states)
+
+    def _behind(self, states: set[int], name: str) -> set[int]:
+        """Which components may come behind `name`: `**` is where it was, and behind itself."""
+        return self._closed(
+            {
+                state if self.names[state] == ANY_DEPTH else state + 1
+                for state in states
+                if state < len(self.names)
+                and (self.names[state] == ANY_DEPTH or _name_pattern(self.names[state])(name))
+            }
+        )
 
     def _closed(self, states: set[int]) -> set[int]:
         closed = set(states)

@@ -30,6 +30,7 @@ from monitor.policy.action import (
     FileAction,
     Mechanism,
     NetAction,
+    Origin,
     SocketAction,
     SyscallAction,
     UnixAction,
@@ -38,7 +39,7 @@ from monitor.policy.action import (
 )
 from monitor.policy.compile import Context, compile_plan
 from monitor.policy.decide import decide
-from monitor.policy.plan import HostFeatures, Plan
+from monitor.policy.plan import HostFeatures, MaskKind, MaskRule, Plan, ViewPlan
 from monitor.profile.catalog import Catalog
 from monitor.profile.resolve import resolve
 from monitor.session.session import Session
@@ -293,6 +294,28 @@ def test_a_refusal_that_the_profile_would_allow_is_the_hosts(
     draft = case.draft(refused("/usr/x", number))
     assert (draft.verdict, draft.mechanism) == (Verdict.DENY, Mechanism.HOST)
     assert (draft.reason, draft.rule) == (reason, "")
+
+
+@pytest.mark.parametrize(
+    ("path", "mechanism"),
+    [
+        ("/home/alice/project/sub", Mechanism.VIEW),
+        ("/home/alice/project/sub/..//sub/deep", Mechanism.VIEW),
+        ("/home/alice", Mechanism.VIEW),
+        ("/srv", Mechanism.HOST),
+    ],
+)
+def test_a_folder_that_a_mask_holds_in_place(case: Case, path: str, mechanism: Mechanism) -> None:
+    rule = Origin("coder", "files.deny", "{workspace}/**/*.pem", "coder.yaml", 9)
+    mask = MaskRule("/home/alice/project/**/*.pem", MaskKind.HIDE, rule)
+    masked = plan(policies=(policy(masks=(mask,)),), view=ViewPlan(True, True, ()))
+    case.session = session(plan=masked)
+    event = refused(path, errno.EBUSY, operation=FileOperation.RENAME, target="/srv/x")
+    draft = case.draft(event)
+    assert draft.mechanism is mechanism
+    assert draft.rule == (str(rule) if mechanism is Mechanism.VIEW else "")
+    case.session = session(id="another", plan=plan(policies=masked.policies))
+    assert case.draft(event).mechanism is Mechanism.HOST
 
 
 def test_a_refused_write_that_may_be_a_refused_read(case: Case) -> None:
