@@ -195,8 +195,14 @@ int ri_socket(struct bpf_sock *ctx)
 #define ETH_P_IPV6 0x86dd
 #define IPV4_WITHOUT_OPTIONS 0x45	/* version 4, header of five words */
 #define IPV6_NEXT_HEADER 6	/* offsetof(struct ipv6hdr, nexthdr) */
-#define IPV4_DESTINATION 16	/* offsetof(struct iphdr, daddr), uapi/linux/ip.h */
+#define IPV4_PROTOCOL 9		/* offsetof(struct iphdr, protocol), uapi/linux/ip.h */
+#define IPV4_DESTINATION 16
+#define IPV4_SIZE 20
 #define IPV6_DESTINATION 24
+#define IPV6_SIZE 40
+#define IPPROTO_TCP 6		/* uapi/linux/in.h */
+#define TCP_FLAGS 13		/* the byte of struct tcphdr that holds RST, uapi/linux/tcp.h */
+#define TCP_RST 4
 #define NEXTHDR_HOP 0		/* net/ipv6.h */
 #define NEXTHDR_ROUTING 43
 #define NEXTHDR_DEST 60
@@ -214,20 +220,37 @@ static __always_inline bool has_own_route(struct __sk_buff *skb)
 	return true;
 }
 
+/* A reset carries no data; the peer of a socket that was cut must see it. */
+static __always_inline bool is_reset(struct __sk_buff *skb)
+{
+	u32 four = skb->protocol == bpf_htons(ETH_P_IP);
+	u8 protocol = 0, flags = 0;
+
+	if (bpf_skb_load_bytes(skb, four ? IPV4_PROTOCOL : IPV6_NEXT_HEADER, &protocol, 1) ||
+	    bpf_skb_load_bytes(skb, (four ? IPV4_SIZE : IPV6_SIZE) + TCP_FLAGS, &flags, 1))
+		return false;
+	return protocol == IPPROTO_TCP && flags & TCP_RST;
+}
+
 /*
- * BPF_CGROUP_INET_EGRESS: every packet of a socket that was made under the root. The programs above
- * decided on the address that the caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by
- * setsockopt or in a message of its own) takes the packet to another one first. No program needs
- * one: such packets are dropped, whoever sends them. Recorded with where it would have gone.
+ * BPF_CGROUP_INET_EGRESS: every packet of a socket that was made under the root.
+ *
+ * What ends a session's authority ends what is established too: no packet leaves once the session
+ * has expired, is revoked or has no row any more. Not recorded, since the kernel goes on trying.
+ *
+ * And no packet goes another way than was decided. The programs above saw the address that the
+ * caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by setsockopt or in a message of its own)
+ * takes the packet to another one first. Recorded with where it would have gone.
  */
 int ri_egress(struct __sk_buff *skb)
 {
+	u64 cgroup = bpf_skb_cgroup_id(skb);
 	struct ri_event *event;
-	u64 cgroup;
 
+	if (standing(sessions.lookup(&cgroup)))
+		return is_reset(skb) && !has_own_route(skb);
 	if (!has_own_route(skb))
 		return 1;
-	cgroup = bpf_skb_cgroup_id(skb);
 	event = reserve_event(cgroup, RI_NET, 0);
 	if (!event)
 		return 0;

@@ -110,7 +110,7 @@ def peer(family: int = V4) -> Iterator[tuple[socket.socket, bytes]]:
 
 def read_to_the_end(connection: socket.socket) -> tuple[bytes, int]:
     """Everything the peer gets, and the errno that it ends with (0: it was closed)."""
-    connection.settimeout(2)
+    connection.settimeout(1)
     data = b""
     while True:
         try:
@@ -195,40 +195,61 @@ def test_a_cut_leaves_the_sockets_of_others(probes: Probes) -> None:
 
 @pytest.mark.parametrize("closed", [False, True], ids=["open", "closed by its owner"])
 def test_queued_bytes_do_not_leave_when_a_session_ends(probes: Probes, closed: bool) -> None:
-    """Killed alone, the kernel would go on sending for the dead: shown at the end."""
-    for cut in (True, False):
-        cgroup = probes.session(LOCAL)
-        with peer() as (listener, address):
-            ready, tell = os.pipe()
-            talking = Inside(cgroup, queue(address, tell, closed))
-            connection = listener.accept()[0]
-            os.read(ready, 1)
-            if cut:
-                seen: list[int] = []
+    cgroup = probes.session(LOCAL)
+    seen: list[int] = []
 
-                def settle(cgroup: Governed = cgroup, seen: list[int] = seen) -> None:
-                    seen += [len(probes.tables.sessions()), len(cgroup.processes())]
+    def settle() -> None:
+        seen.extend((len(probes.tables.sessions()), len(cgroup.processes())))
 
-                steps = end(probes, session_of(cgroup), settle)
-                assert seen == [1, 0]  # its rules are there when its last process is gone
-                assert [step.name for step in steps.done] == [
-                    "deny", "freeze", "cut", "kill", "cut", "records", "rules", "cgroup",
-                ]  # fmt: skip
-                assert not cgroup.path.exists()
-            else:
-                probes.end(cgroup)
-            with connection:
-                data, code = read_to_the_end(connection)
-            if cut:
-                assert MARK not in data
-                assert len(data) < 200_000
-                assert code == errno.ECONNRESET
-            else:
-                assert data.endswith(MARK)
-            assert talking.reap() == signal.SIGKILL
-            os.close(ready)
-            os.close(tell)
+    with queued(cgroup, closed) as connection:
+        steps = end(probes, session_of(cgroup), settle)
+        data, code = read_to_the_end(connection)
+    assert MARK not in data
+    assert len(data) < 200_000
+    assert code == errno.ECONNRESET
+    # Its rules are there when its last process is gone.
+    assert seen == [1, 0]
+    assert [step.name for step in steps.done] == [
+        "deny", "freeze", "cut", "kill", "cut", "records", "rules", "cgroup",
+    ]  # fmt: skip
+    assert not cgroup.path.exists()
     assert probes.tables.sessions() == set()
+
+
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "closed by its owner"])
+@pytest.mark.parametrize("authority", [True, False], ids=["in force", "gone"])
+def test_queued_bytes_need_authority_to_leave(
+    probes: Probes, closed: bool, authority: bool
+) -> None:
+    """Killed alone, the kernel goes on sending for the dead; not where the session has no row."""
+    cgroup = probes.session(LOCAL)
+    with queued(cgroup, closed) as connection:
+        if not authority:
+            probes.tables.remove(cgroup.id)
+        cgroup.kill()
+        data, code = read_to_the_end(connection)
+        if authority:
+            assert data.endswith(MARK)
+            assert code == 0
+        else:
+            assert MARK not in data
+            assert code == errno.ETIMEDOUT
+        sockdiag.destroy_sockets(cgroup.id)
+    probes.end(cgroup)
+
+
+@contextmanager
+def queued(cgroup: Governed, closed: bool) -> Iterator[socket.socket]:
+    """A connection from a session whose process has queued MARK; it is killed in the meantime."""
+    with peer() as (listener, address):
+        ready, tell = os.pipe()
+        talking = Inside(cgroup, queue(address, tell, closed))
+        with listener.accept()[0] as connection:
+            os.read(ready, 1)
+            yield connection
+        assert talking.reap() == signal.SIGKILL
+        os.close(ready)
+        os.close(tell)
 
 
 def queue(address: bytes, tell: int, closed: bool) -> Callable[[], None]:

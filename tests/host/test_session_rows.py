@@ -209,6 +209,67 @@ def test_every_denial_is_recorded_and_repeats_of_what_is_allowed_are_counted(
             assert sum(event.count for event in counted) == 5 - recorded
 
 
+# -- what is established --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["expired", "expired while observing", "revoked", "no row"])
+def test_what_is_established_ends_with_authority(probes: Probes, how: str) -> None:
+    """Nothing leaves by a connection of before, though nobody cuts it; given back, it does."""
+    rules = policy(
+        connect=[("::ffff:127.0.0.1/128", [ports(0, 65535), ports(0, 65535, protocol=UDP)])]
+    )
+    observe = SessionFlag.OBSERVE if "observing" in how else SessionFlag.NONE
+    with (
+        socket.socket() as listener,
+        socket.socket(type=DGRAM) as receiver,
+        probes.running(rules, flags=observe) as session,
+        Holding() as hold,
+    ):
+        for sock in (listener, receiver):
+            sock.bind(("127.0.0.1", 0))
+            sock.settimeout(0.3)
+        listener.listen()
+        to_stream, to_datagram = listener.getsockname(), receiver.getsockname()
+        identity = session.id
+
+        def talk() -> tuple[int, int]:
+            with socket.socket() as tcp, socket.socket(type=DGRAM) as udp:
+                tcp.connect(to_stream)
+                udp.connect(to_datagram)
+                tcp.send(b"before,")
+                udp.send(b"before")
+                hold.wait()
+                answers = attempt(lambda: tcp.send(b"after")), attempt(lambda: udp.send(b"after"))
+                hold.wait()
+                return answers
+
+        def take_away() -> None:
+            assert connection.recv(100) == b"before,"
+            assert receiver.recv(100) == b"before"
+            if how == "revoked":
+                probes.tables.set_flags(identity, SessionFlag.REVOKED)
+            elif how == "no row":
+                probes.tables.remove(identity)
+            else:
+                probes.tables.set_expiry(identity, boottime(-0.001))
+
+        def give_back() -> None:
+            for sock in (connection, receiver):
+                with pytest.raises(TimeoutError):
+                    sock.recv(100)
+            probes.tables.install(identity, [(session.policy_ids[0], rules)])
+
+        talking = Inside(session, talk)
+        connection = listener.accept()[0]
+        with connection:
+            connection.settimeout(0.3)
+            hold.let_go(take_away)
+            hold.let_go(give_back)
+            assert talking.result() == (DONE, REFUSED)
+            connection.settimeout(5)
+            assert connection.recv(100) == b"after"
+
+
 # -- cgroups without a row ------------------------------------------------------------------------
 
 
