@@ -28,9 +28,13 @@ class Channel:
     def connect(cls, path: str) -> "Channel":
         """A channel to the daemon that listens at `path`, which must be root's."""
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
-        connection.settimeout(ANSWER_SECONDS)
+        # A time-out of Python's own would make the connection fail at once where others wait too
+        # (EAGAIN); this one waits for its turn. struct timeval: seconds, microseconds.
+        limit = int(ANSWER_SECONDS).to_bytes(8, "little") + bytes(8)
+        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, limit)
         try:
             connection.connect(path)
+            connection.settimeout(ANSWER_SECONDS)
             credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, UCRED)
         except OSError as error:
             raise LaunchError(

@@ -7,8 +7,9 @@ Only finds its modules and hands over: Python keeps no compiled copy of the file
 import os
 import sys
 
-# Isolated mode (-I) searches neither this folder nor the working directory.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+# Isolated mode (-I) searches neither this folder nor the working directory. The command may be a
+# link to this file.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__)))))
 
 from monitor.launch.parent import main  # noqa: E402 - the path above comes first
 

@@ -214,13 +214,13 @@ def test_standard_descriptors_that_are_closed_stay_harmless(daemon: Daemon, prof
 def test_a_folder_as_standard_output_is_refused(daemon: Daemon, profile: str) -> None:
     folder = os.open(daemon.user.home, os.O_RDONLY)
     try:
-        done = daemon.exec(profile, ["/bin/touch", daemon.user.home / "ran"], stdout=folder)
+        done = daemon.exec(profile, ["/bin/touch", daemon.user.home / "touched"], stdout=folder)
     finally:
         os.close(folder)
     # Python itself, and after it the launcher, does not go on with one.
     assert done.returncode != 0
     assert "directory" in done.stderr
-    assert not (daemon.user.home / "ran").exists()
+    assert not (daemon.user.home / "touched").exists()
 
 
 def test_data_passes_through_pipes(daemon: Daemon, profile: str) -> None:

@@ -355,7 +355,7 @@ def test_idle_connections_do_not_keep_others_out(
     """
     with launcher.start(daemon, profile, script, stranger) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "connected\n"
+        assert process.stdout.readline() == "connected\n", process.communicate()[1]
         assert daemon.exec(profile, ["/bin/true"]).returncode == 0
         process.communicate(timeout=20)
 

@@ -235,6 +235,24 @@ def test_in_tmux(daemon: Daemon, profile: str) -> None:
     daemon.settled()
 
 
+@pytest.mark.skipif(shutil.which("vim") is None, reason="vim is not installed")
+def test_an_editor(daemon: Daemon, shell: Terminal, launch: Callable[..., str]) -> None:
+    file = daemon.user.home / "edited"
+    shell.type(launch("/usr/bin/vim", "-u", "NONE", "-i", "NONE", str(file)) + "\n")
+    shell.wait_for("[New")
+    shell.type("iwritten in a session")
+    shell.type("\x1b")
+    time.sleep(1.2)  # vim waits to tell Escape from the start of a key's sequence
+    shell.type("\x1a")
+    shell.wait_for("Stopped")
+    shell.type("fg\n")
+    shell.wait_for("ri_exec.py")
+    shell.type(":wq\n")
+    shell.wait_for(PROMPT)
+    wait_until(file.exists)
+    assert file.read_text() == "written in a session\n"
+
+
 # -- without a terminal ------------------------------------------------------------------------
 
 
