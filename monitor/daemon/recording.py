@@ -13,9 +13,8 @@ import contextlib
 import sys
 import time
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +56,7 @@ class Recording:
         self.lost_of_ended = 0
         self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
         self._composer = Composer(context.registry.by_cgroup, _without_links, _program)
-        self._waiting: deque[Draft] = deque()
+        self._waiting: list[Draft] = []
         self._not_kept = 0
         self._retry_at = 0.0
         self._counts: dict[str, Counter[str]] = {}
@@ -138,58 +137,63 @@ class Recording:
         On return it is written, unless `problem` says that it waits.
         """
         self.drain()
-        self._queue(
-            Draft(
-                time=time.time(),
-                session=session.id if session else "",
-                agent=session.agent if session else "",
-                chain=session.chain.names() if session else (),
-                pid=pid,
-                exe="",
-                verb=verb,
-                object=object_,
-                verdict=verdict,
-                reason=reason,
-                rule="",
-                mechanism=Mechanism.DAEMON,
-                count=1,
-                details=details,
-            )
+        draft = Draft(
+            time=time.time(),
+            session=session.id if session else "",
+            agent=session.agent if session else "",
+            chain=session.chain.names() if session else (),
+            pid=pid,
+            exe="",
+            verb=verb,
+            object=object_,
+            verdict=verdict,
+            reason=reason,
+            rule="",
+            mechanism=Mechanism.DAEMON,
+            count=1,
+            details=details,
         )
+        self._queue([draft])
         self.flush()
 
     def _compose(self, events: Sequence[AnyEvent]) -> None:
-        by_cgroup = self.context.registry.by_cgroup
+        compose = self._composer.compose
+        drafts = []
         for event in events:
             try:
-                draft = self._composer.compose(event)
+                draft = compose(event)
             except Exception:  # as above: the event is counted as lost
                 self.faults += 1
                 self._lose(event.cgroup, event.count)
                 if self.faults == 1:
                     traceback.print_exc()
                 continue
-            if draft is None:
-                continue
-            self._queue(draft)
-            if draft.verdict is Verdict.DENY:
-                session = by_cgroup(event.cgroup)
-                if session is not None:
+            if draft is not None:
+                drafts.append(draft)
+                if draft.verdict is Verdict.DENY:
                     self.context.sessions.notices.denied(
-                        session.id, draft.verb, draft.object, draft.reason
+                        draft.session, draft.verb, draft.object, draft.reason
                     )
+        self._queue(drafts)
 
-    def _queue(self, draft: Draft) -> None:
-        if self.problem and len(self._waiting) >= MAX_WAITING:
-            self._not_kept += draft.count
-            session = self._session(draft.session)
-            self._lose(session.cgroup_id if session else 0, draft.count)
-            return
-        self._waiting.append(draft)
-        self.totals[draft.verb.value, draft.verdict.value] += draft.count
-        if draft.session:
-            counts = self._counts.setdefault(draft.session, Counter())
-            counts[draft.verdict.value] += draft.count
+    def _queue(self, drafts: list[Draft]) -> None:
+        if self.problem:
+            room = max(0, MAX_WAITING - len(self._waiting))
+            for draft in drafts[room:]:
+                self._not_kept += draft.count
+                session = self._session(draft.session)
+                self._lose(session.cgroup_id if session else 0, draft.count)
+            drafts = drafts[:room]
+        self._waiting += drafts
+        # The hot path: plain strings as keys, folded into the figures afterwards.
+        tally: dict[tuple[str, str, str], int] = {}
+        for draft in drafts:
+            key = (draft.session, draft.verb._value_, draft.verdict._value_)
+            tally[key] = tally.get(key, 0) + draft.count
+        for (identity, verb, verdict), count in tally.items():
+            self.totals[verb, verdict] += count
+            if identity:
+                self._counts.setdefault(identity, Counter())[verdict] += count
 
     def _session(self, identity: str) -> Session | None:
         try:
@@ -208,14 +212,13 @@ class Recording:
         if not self._waiting or (self.problem and time.monotonic() < self._retry_at):
             return
         while self._waiting:
-            batch = list(islice(self._waiting, BATCH))
+            batch = self._waiting[:BATCH]
             try:
                 self._append(batch)
             except StoreError as error:
                 self._failed(str(error))
                 return
-            for _draft in batch:
-                self._waiting.popleft()
+            del self._waiting[: len(batch)]
             appended, self._appended = self._appended, asyncio.Event()
             appended.set()
         if self.problem:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -143,7 +144,7 @@ class Worker:
         with contextlib.suppress(FileNotFoundError):
             since = self.config.alive.stat().st_mtime
             gap = {"from": since, "to": time.time()}
-            reason = "no daemon was reading records in between; the kernel enforced all the while"
+            reason = "no daemon was reading in between: the kernel enforced, and kept what it could"
             recording.daemon_record(None, Verb.DAEMON_GAP, "daemon", gap, reason=reason)
         details = {"pid": os.getpid(), "kernel": facts.host_facts().kernel}
         recording.daemon_record(None, Verb.DAEMON_START, __version__, details, pid=os.getpid())
@@ -160,6 +161,9 @@ class Worker:
         except (OSError, sqlite3.Error, StoreError) as error:
             print(f"ri-monitord: leftovers stay for now: {error}", file=sys.stderr)
         await asyncio.to_thread(_warm_up)
+        # What is loaded stays: the collector need not look through it again and again.
+        gc.collect()
+        gc.freeze()
         admission = self.context.sessions.admission
         admission.reload()
         if admission.problem:
