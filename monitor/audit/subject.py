@@ -28,7 +28,7 @@ from monitor.policy.plan import Plan, Policy
 from monitor.session.session import Session
 
 # Decisions remembered over all sessions; programs of processes in each, and of those that ended.
-_DECISIONS = 8192
+_DECISIONS = 4096
 _PROCESSES = 16384
 _ENDED = 1024
 # Stands for the names that no rule means itself; no file can have it.
