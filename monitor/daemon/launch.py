@@ -57,12 +57,13 @@ class Launch:
     async def run(self) -> Session:
         """The whole conversation, up to `go`. Refused, ProtocolError, NotWorn, Closed, OSError."""
         message, _pid = await self.channel.receive(protocol.REQUEST, self.peer.pid)
-        self._in_thread(cgroup.announce_move)
         self.request = launch_request.read(message)
         before = self._check_launcher()
         self.step = "make the session"
         session = await self.context.sessions.create(self.peer, self.request)
         self.session = session
+        # Not earlier: while the kernel gets ready, no cgroup can be made.
+        self._in_thread(cgroup.announce_move)
         self.context.sessions.attach(session, self.channel.connection)
         self.step = "send the session"
         self._send_session(session, launch_request.environment(message))
