@@ -31,7 +31,8 @@ def find(subject: Subject, event: NetEvent) -> Finding:
     verb, what = VERBS[event.operation], _object(event)
     details: dict[str, Any] = {}
     if event.operation is not NetOperation.UNIX:
-        details |= {"family": event.family, "type": event.type}
+        details["family"] = objects.family_name(event.family)
+        details["type"] = objects.type_name(event.type)
     if subject.plan is None:
         allowed = event.cause is DenyCause.NONE or event.observed
         verdict = Verdict.ALLOW if allowed else Verdict.DENY

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,14 +16,14 @@ WIDTH = 80
 MECHANISMS = {
     Mechanism.SECCOMP: "the seccomp filter, which CMD took before it started and cannot lift",
     Mechanism.LANDLOCK: "Landlock, which CMD took before it started and cannot lift; it decides on"
-    " the object itself, whatever name is used",
+    " the object itself",
     Mechanism.VIEW: "the session's private mount namespace, in which this object is masked",
     Mechanism.CGROUP_BPF: "a BPF program on the session's cgroup, which decides in the kernel on"
     " the address as the kernel holds it",
     Mechanism.PIDS: "the pids controller of the session's cgroup",
     Mechanism.DAEMON: "ri-monitord itself",
-    Mechanism.HOST: "none of ours: the host's own permissions or state",
-    Mechanism.NONE: "none: nothing stood in the way",
+    Mechanism.HOST: "the host's own permissions or state, and nothing of ours",
+    Mechanism.NONE: "nothing stood in the way",
 }
 _OUTCOMES = {
     Verdict.ALLOW: "allowed",
@@ -33,7 +33,7 @@ _OUTCOMES = {
     Verdict.WOULD_DENY: "let pass, since the session is only observed; it would be refused",
 }
 # Details that are told elsewhere than among the facts.
-_TOLD = frozenset({"remedy", "link", "claimed"})
+_TOLD = frozenset({"remedy", "link", "claimed", "number", "arguments"})
 # Those that a program chooses itself.
 _SAID_BY_THE_PROGRAM = frozenset({"comm"})
 _OF_THE_DAEMON = (Verb.SESSION_LAUNCH, Verb.SESSION_END, Verb.SESSION_STATE, Verb.SESSION_LOST)
@@ -152,42 +152,64 @@ def _facts(record: Record) -> Iterator[Fact]:
     if record.count > 1:
         yield Fact("count", str(record.count), "kernel")
     for name, value in record.details.items():
-        if name not in _TOLD:
+        if name not in _TOLD and not (name == "pid" and value == record.pid):
             source = "claimed" if name in _SAID_BY_THE_PROGRAM else ours
             yield Fact(name, _value(value), source)
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(_value, value))
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    match value:
+        case list():
+            return ("; " if any(isinstance(each, dict) for each in value) else " ").join(
+                map(_value, value)
+            )
+        case dict():
+            return ", ".join(f"{name} {_value(each)}" for name, each in value.items())
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "none"
     return str(value)
 
 
 def text(explanation: Explanation) -> str:
     """For a person: plain lines of at most 80 columns, where words are not longer than that."""
-    lines = [
-        *_paragraph(f"record {explanation.id}", explanation.time, explanation.session),
-        *_paragraph("action", explanation.action),
-        *_paragraph("verdict", f"{explanation.verdict}: {explanation.outcome}"),
-        *_paragraph("reason", explanation.reason),
-        *_paragraph("rule", explanation.rule or "none"),
-    ]
-    if explanation.refused_by:
-        lines += _paragraph("profile", explanation.refused_by)
-    lines += _paragraph("by", f"{explanation.mechanism}: {explanation.mechanism_is}")
-    if explanation.remedy:
-        lines += _paragraph("remedy", explanation.remedy)
+    by = explanation.mechanism_is
+    if explanation.mechanism != Mechanism.NONE.value:
+        by = f"{explanation.mechanism}: {by}"
+    told = (
+        (f"record {explanation.id}", f"{explanation.time}  {explanation.session}"),
+        ("action", explanation.action),
+        ("verdict", f"{explanation.verdict}: {explanation.outcome}"),
+        ("reason", explanation.reason),
+        ("rule", explanation.rule or "none"),
+        ("profile", explanation.refused_by),
+        ("by", by),
+        ("remedy", explanation.remedy),
+    )
+    lines = list(_table([(name, value) for name, value in told if value]))
     lines += ["", "who delegated what to whom:"]
     lines += [line for link in explanation.chain for line in _link(link)] or [
         "  nobody: no session"
     ]
     lines += ["", "facts (! = claimed by the program, not checked):"]
-    for fact in explanation.facts:
-        mark = "!" if fact.source == "claimed" else " "
-        lines += _paragraph(f"{mark} {fact.name}", fact.value)
+    lines += _table(
+        [
+            (
+                f"{'!' if fact.source == 'claimed' else ' '} {fact.name.replace('_', ' ')}",
+                fact.value,
+            )
+            for fact in explanation.facts
+        ]
+    )
     return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Names on the left, as wide as the widest, and values on the right."""
+    width = max(len(name) for name, _value in rows) + 2
+    for name, value in rows:
+        yield from _wrapped(f"{name:<{width}}{value or '-'}", " " * width)
 
 
 def _link(link: Delegation) -> Iterator[str]:
@@ -197,10 +219,6 @@ def _link(link: Delegation) -> Iterator[str]:
         yield from _wrapped(f"      profile {link.profile}, {expires}", "      ")
     if link.purpose:
         yield from _wrapped(f"      purpose (as stated): {link.purpose}", "      ")
-
-
-def _paragraph(name: str, *values: str) -> list[str]:
-    return _wrapped(f"{name:<10}  {'  '.join(filter(None, values))}", " " * 12)
 
 
 def _wrapped(line: str, indent: str) -> list[str]:

@@ -60,8 +60,15 @@ def unix_name(name: str) -> str:
 
 def new_socket(family: int, kind: int, protocol: int) -> str:
     """`socket(AF_INET, SOCK_RAW, icmp)`."""
-    family_name = _FAMILIES.get(family, str(family))
-    return f"socket({family_name}, {_TYPES.get(kind, kind)}, {protocol_name(protocol)})"
+    return f"socket({family_name(family)}, {type_name(kind)}, {protocol_name(protocol)})"
+
+
+def family_name(family: int) -> str:
+    return _FAMILIES.get(family, str(family))
+
+
+def type_name(kind: int) -> str:
+    return _TYPES.get(kind, str(kind))
 
 
 def call(number: int, arguments: tuple[int, ...]) -> str:

@@ -94,15 +94,15 @@ def test_the_text() -> None:
     assert (
         text(explain(refusal(), session()))
         == f"""\
-record 42   2026-09-21T14:13:20.250000Z  0197f0a0-1111-7222-8333-444455556666
-action      file.open /etc/shadow
-verdict     deny: refused
-reason      the profile does not list it
-rule        none
-profile     coder
-by          landlock: Landlock, which CMD took before it started and cannot
-            lift; it decides on the object itself, whatever name is used
-remedy      add /etc/shadow to files.read
+record 42  2026-09-21T14:13:20.250000Z  0197f0a0-1111-7222-8333-444455556666
+action     file.open /etc/shadow
+verdict    deny: refused
+reason     the profile does not list it
+rule       none
+profile    coder
+by         landlock: Landlock, which CMD took before it started and cannot lift;
+           it decides on the object itself
+remedy     add /etc/shadow to files.read
 
 who delegated what to whom:
   user:alice -> {AGENT}
@@ -110,13 +110,34 @@ who delegated what to whom:
       purpose (as stated): fix the build
 
 facts (! = claimed by the program, not checked):
-! object    /etc/shadow
-  pid       4711
-  exe       /usr/bin/cat
-! comm      cat
-  errno     EACCES
+! object  /etc/shadow
+  pid     4711
+  exe     /usr/bin/cat
+! comm    cat
+  errno   EACCES
 """
     )
+
+
+def test_facts_of_the_daemon_are_readable() -> None:
+    details = {
+        "no_new_privs": True, "limits": {"files": None, "processes": 64}, "groups": [4, 24],
+        "steps": [{"name": "freeze", "ms": 1.5}, {"name": "kill", "ms": 2}], "missing": [],
+        "pid": 4711,
+    }  # fmt: skip
+    launch = draft(verb=Verb.SESSION_LAUNCH, mechanism=Mechanism.DAEMON, exe="", reason="",
+                   rule="", object="coder", details=details)  # fmt: skip
+    shown = text(explain(stored(launch), session()))
+    assert "reason" not in shown
+    assert shown.endswith("""\
+  object        coder
+  pid           4711
+  groups        4 24
+  limits        files none, processes 64
+  missing       -
+  no new privs  yes
+  steps         ms 1.5, name freeze; ms 2, name kill
+""")
 
 
 def test_a_record_of_nobody() -> None:
