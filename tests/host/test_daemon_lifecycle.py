@@ -236,11 +236,11 @@ def test_processes_are_limited_where_no_profile_says_so(daemon: Daemon) -> None:
 
 
 def test_a_refusal_is_told_to_whoever_runs_the_agent(daemon: Daemon) -> None:
-    script = "cat /etc/shadow; cat /etc/shadow; sleep 2"
+    script = "exec 2>&1; cat /etc/shadow; cat /etc/shadow; sleep 2"
     process = daemon.spawn("base", ["/bin/sh", "-c", script], stdout=subprocess.DEVNULL)
     _code, errors = finish(process)
     told = [line for line in errors.splitlines() if line.startswith("ri-exec: denied")]
-    assert len(told) == 1
+    assert len(told) == 1, errors
     assert "file.open /etc/shadow" in told[0]
 
 
