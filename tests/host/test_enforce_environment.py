@@ -45,6 +45,7 @@ def test_environment(daemon: Daemon, observe: bool) -> None:
         "KEEP_THIS_PRIVATE": "3",
         "OTHER": "4",
         "SECRET_KEPT": "5",
+        "KEEP_SECRET": "8",
         "LD_PRELOAD": "",
         "PYTHONPATH": "/tmp",
         "GIT_DIR": "/tmp",
@@ -60,9 +61,10 @@ def test_environment(daemon: Daemon, observe: bool) -> None:
     assert found["KEPT_ELSEWHERE"] == "replaced"
     assert found["PATH"] == given["PATH"]
     assert found["HOME"] == given["HOME"]
-    # Scrubbed by this profile, by the one it includes (whose word is stronger than `keep` here),
-    # and named nowhere.
-    gone = {"KEEP_THIS_PRIVATE", "OTHER", "SECRET_KEPT", "LD_PRELOAD", "PYTHONPATH", "GIT_DIR",
+    # Kept by its full name, although the profile that is included scrubs such names.
+    assert found["SECRET_KEPT"] == "5"
+    # Scrubbed by this profile, by the one it includes, and named nowhere.
+    gone = {"KEEP_THIS_PRIVATE", "KEEP_SECRET", "OTHER", "LD_PRELOAD", "PYTHONPATH", "GIT_DIR",
             "AWS_SECRET_ACCESS_KEY", "SSH_AUTH_SOCK", "RI_SOCKET"}  # fmt: skip
     assert gone & set(found) == set()
 
