@@ -142,7 +142,8 @@ def _live(features: Features, links: frozenset[str]) -> list[Control]:
             "network",
             "cgroup-BPF",
             not absent,
-            "connect, send, bind and socket by address, port and protocol; expiry in the kernel",
+            "connect, send, bind and socket by address, port and protocol; what is established"
+            " ends with the session's authority",
             f"not attached: {', '.join(absent)}; restart the daemon",
             "Linux 5.8",
         ),
@@ -242,7 +243,7 @@ def _later(host: facts.HostFacts) -> list[Control]:
     return [
         Control("program arguments", "seccomp notification", False, missing=LATER),
         Control("labels, ask", "fanotify", False, missing=LATER),
-        Control("packets of established flows", "nftables", False, missing=LATER),
+        Control("inbound packets", "nftables", False, missing=LATER),
         Control(
             "files, programs, sockets by LSM",
             "BPF LSM",

@@ -8,6 +8,7 @@ the kernel's aggregation stands for.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import socket
 import struct
 from collections import Counter
@@ -97,7 +98,7 @@ class Decoder:
         # Paths that changed: tag -> (from when on it has the one above, the one it had before).
         self._earlier: dict[int, tuple[int, str]] = {}
         # The raw record behind each aggregation slot; pages never touched cost nothing.
-        self._seen = bytearray(SEEN_SLOTS * EVENT_SIZE)
+        self._seen = mmap.mmap(-1, SEEN_SLOTS * EVENT_SIZE)
         # The same for records of the other ring: slot -> (tag, event).
         self._seen_details: dict[int, tuple[int, AnyEvent]] = {}
         # Threads whose socket(2) a program refused: its exit tells the same once more.

@@ -16,6 +16,7 @@ import pytest
 from monitor.daemon.sessions import DEFAULT_PROCESSES
 from monitor.daemon.tables import KernelTables
 from monitor.kernel.cgroup import legacy_mount, unified_mount
+from monitor.policy.plan import Policy
 from tests.support.daemon import Daemon, User, wait_until
 
 COUNT = "while :; do echo x >> {file}; sleep 0.02; done"
@@ -277,6 +278,31 @@ class TestLimits:
         for process in processes:
             process.kill()
             finish(process)
+
+
+def test_full_tables_refuse_a_session_and_nothing_of_it_stays(
+    make_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = make_daemon()
+    daemon.start()
+    nothing = Policy("filler", "", (), (), (), (), (), (), ())
+    tables = KernelTables(daemon.instance)
+    tables.open()
+    fillers = []
+    with pytest.raises(OSError, match="sessions"):
+        # Ids of cgroups that are not there.
+        for number in range(1 << 40, (1 << 40) + 100_000):
+            tables.install(number, [(4_000_000, nothing)])
+            fillers.append(number)
+    result = daemon.exec("base", ["/bin/true"])
+    assert result.returncode == 125
+    assert "cannot be put in force" in result.stderr
+    assert not [each for each in daemon.cgroup("x").parent.iterdir() if each.is_dir()]
+    assert tables.sessions() == set(fillers)
+    assert daemon.sessions(True) == []
+    tables.remove(fillers[0])
+    assert daemon.exec("base", ["/bin/true"]).returncode == 0
+    tables.close()
 
 
 class TestOfASession:
