@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,8 @@ from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
 
 WIDTH = 80
+# What is longer is cut in the text; it is whole in the record.
+LONGEST_VALUE = 600
 MECHANISMS = {
     Mechanism.SECCOMP: "the seccomp filter, which CMD took before it started and cannot lift",
     Mechanism.LANDLOCK: "Landlock, which CMD took before it started and cannot lift; it decides on"
@@ -154,7 +157,8 @@ def _facts(record: Record) -> Iterator[Fact]:
     for name, value in record.details.items():
         if name not in _TOLD and not (name == "pid" and value == record.pid):
             source = "claimed" if name in _SAID_BY_THE_PROGRAM else ours
-            yield Fact(name, _value(value), source)
+            shown = shlex.join(map(str, value)) if name == "argv" else _value(value)
+            yield Fact(name, shown, source)
 
 
 def _value(value: Any) -> str:
@@ -209,7 +213,13 @@ def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     """Names on the left, as wide as the widest, and values on the right."""
     width = max(len(name) for name, _value in rows) + 2
     for name, value in rows:
-        yield from _wrapped(f"{name:<{width}}{value or '-'}", " " * width)
+        yield from _wrapped(f"{name:<{width}}{_cut(value) or '-'}", " " * width)
+
+
+def _cut(value: str) -> str:
+    if len(value) <= LONGEST_VALUE:
+        return value
+    return f"{value[:LONGEST_VALUE]} … ({len(value)} characters)"
 
 
 def _link(link: Delegation) -> Iterator[str]:

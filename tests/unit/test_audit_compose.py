@@ -9,7 +9,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from monitor.audit import canonical, objects, subject
 from monitor.audit.compose import Composer
-from monitor.audit.record import Draft
+from monitor.audit.record import Draft, printable
 from monitor.daemon.attachments import CALL_EXITS
 from monitor.policy import syscalls
 from monitor.policy.action import (
@@ -714,6 +714,17 @@ def test_any_event_can_be_recorded(case: Case, event: AnyEvent, answer: Decision
         assert all(
             getattr(record, field.name) == getattr(draft, field.name) for field in fields(Draft)
         )
+
+
+@settings(max_examples=300, deadline=None)
+@given(EVENTS, st.booleans())
+def test_any_event_can_be_judged_by_a_real_profile(event: AnyEvent, observe: bool) -> None:
+    governed = replace(shipped("coding-agent"), observe=observe)
+    composer = Composer(lambda _cgroup: session(plan=governed))
+    draft = composer.compose(event)
+    if draft is not None:
+        canonical.encode(1, draft)
+        assert printable(draft.reason) == draft.reason
 
 
 def test_a_name_that_is_not_text_stays_exact(case: Case) -> None:

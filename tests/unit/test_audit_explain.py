@@ -140,6 +140,15 @@ def test_facts_of_the_daemon_are_readable() -> None:
 """)
 
 
+def test_arguments_are_shown_as_a_shell_takes_them() -> None:
+    details = {"argv": ["git", "commit", "-m", "two words", ""]}
+    shown = text(explain(stored(draft(verb=Verb.PROC_EXEC, details=details)), session()))
+    assert "git commit -m 'two words' ''" in shown
+    long = text(explain(stored(draft(details={"argv": ["x " * 2000]})), session()))
+    assert "… (4002 characters)" in long
+    assert len(long) < 2000
+
+
 def test_a_record_of_nobody() -> None:
     shown = text(explain(stored(draft(session="", agent="", chain=(), pid=0, exe="")), None))
     assert "nobody: no session" in shown
