@@ -209,6 +209,6 @@ def _sync(path: Path) -> None:
     except FileNotFoundError:
         return  # all of it is in the database, and was synced there
     try:
-        os.fsync(descriptor)
+        os.fdatasync(descriptor)
     finally:
         os.close(descriptor)

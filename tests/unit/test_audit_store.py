@@ -317,6 +317,10 @@ log.append([draft()] * 10)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     subprocess.run([sys.executable, "-c", script], cwd=ROOT)
+    # Without the daemon, too: what is in the write-ahead log is read from there.
+    reader = Reader(path)
+    assert (reader.last(), reader.verify()) == (20, Verification(True, 20))
+    reader.close()
     log = Store(path)
     assert log.last() == 20
     assert log.verify().ok
