@@ -82,10 +82,7 @@ class Child:
 
     def confine(self) -> None:
         """Everything up to `go`."""
-        self.step = "follow the launcher's end"
-        kernel.prctl(kernel.PR_SET_PDEATHSIG, _signal.SIGKILL)
-        if os.getppid() != self.parent:
-            raise LaunchError("the launcher is gone")
+        self.follow_launcher()
         self.check_standard()
         self.new_environment = self.environment()
         self.step = "report to the daemon"
@@ -96,6 +93,7 @@ class Child:
         kernel.close_on_exec(len(STANDARD))
         self.limit()
         self.drop()
+        self.follow_launcher()  # a change of identity makes the kernel forget it
         self.step = "give up new privileges"
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         counts = self.restrict()
@@ -110,6 +108,13 @@ class Child:
         # sockets are cut before its processes are killed.
         self.step = "leave the end to the daemon"
         kernel.prctl(kernel.PR_SET_PDEATHSIG, 0)
+
+    def follow_launcher(self) -> None:
+        """Be killed when the launcher is."""
+        self.step = "follow the launcher's end"
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        if os.getppid() != self.parent:
+            raise LaunchError("the launcher is gone")
 
     def check_standard(self) -> None:
         """A directory among them would be a way around the view and the rules on files."""
