@@ -14,6 +14,7 @@ import pwd
 import socket
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from aiohttp import web
 from monitor import __version__
 from monitor.audit.explain import explain, text
 from monitor.audit.export import JSON_LINES_TYPE, PROMETHEUS_TYPE
+from monitor.audit.query import Query
 from monitor.audit.record import to_dict
 from monitor.audit.store import StoreError
 from monitor.daemon import answers, metrics
@@ -41,6 +43,8 @@ LARGEST_BODY = 16 * 1024
 # A follower is sent what came in this time together.
 FOLLOW_SECONDS = 0.05
 KEEP_ALIVE_SECONDS = 30.0
+# Requests of one user that may follow at a time: each reads the log whenever it grows.
+FOLLOWERS = 32
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -52,6 +56,7 @@ class Api:
         self.context = context
         self.access = Access(context.config.admin_group)
         self.log = log
+        self._followers: Counter[int] = Counter()  # uid -> requests that follow
         application = web.Application(middlewares=[self._edge], client_max_size=LARGEST_BODY)
         application.add_routes(
             [
@@ -70,6 +75,8 @@ class Api:
             application,
             handle_signals=False,
             access_log=None,
+            # A follower that went away is noticed although nothing is written to it.
+            handler_cancellation=True,
             keepalive_timeout=KEEP_ALIVE_SECONDS,
             shutdown_timeout=0.2,
         )
@@ -170,17 +177,23 @@ class Api:
         session = self._find(caller, request.match_info["reference"])
         if not session.live:
             raise IllegalTransition(f"session {session.id} has ended")
-        sessions, by = self.context.sessions, _name(caller)
-        steps: list[Step]
-        match request.match_info["verb"]:
-            case "freeze":
-                steps = await sessions.freeze(session, Hold.PERSON, why, by)
-            case "thaw":
-                steps = await sessions.thaw(session, Hold.PERSON, why, by)
-            case _:
-                steps = await sessions.kill(session, why, by)
+        # What was begun is done and recorded, even when nobody waits for the answer.
+        change = asyncio.ensure_future(
+            self._change(request.match_info["verb"], session, why, _name(caller))
+        )
+        steps = await asyncio.shield(change)
         (described,) = await self._described([self._again(session)])
         return _json({"session": described, "steps": [asdict(step) for step in steps]})
+
+    async def _change(self, verb: str, session: Session, why: str, by: str) -> list[Step]:
+        sessions = self.context.sessions
+        match verb:
+            case "freeze":
+                return await sessions.freeze(session, Hold.PERSON, why, by)
+            case "thaw":
+                return await sessions.thaw(session, Hold.PERSON, why, by)
+            case _:
+                return await sessions.kill(session, why, by)
 
     async def records(self, request: web.Request) -> web.StreamResponse:
         given = answers.parameters(request.query, len(request.query), answers.RECORDS)
@@ -193,9 +206,15 @@ class Api:
             return web.Response(text=f'{{"records":[{text}]}}', content_type="application/json")
         if wanted.after is None:
             query = replace(query, after=self.context.recording.store.last())
-        return await self._follow(request, caller, query)
+        if self._followers[caller.uid] >= FOLLOWERS:
+            return _error(429, f"{FOLLOWERS} of your requests follow the log already")
+        self._followers[caller.uid] += 1
+        try:
+            return await self._follow(request, caller, query)
+        finally:
+            self._followers[caller.uid] -= 1
 
-    async def _follow(self, request: web.Request, caller: Peer, query: Any) -> web.StreamResponse:
+    async def _follow(self, request: web.Request, caller: Peer, query: Query) -> web.StreamResponse:
         response = web.StreamResponse()
         response.content_type = JSON_LINES_TYPE
         await response.prepare(request)
@@ -286,7 +305,7 @@ class Api:
             ended = [each for each in registry.ended(identity) if each.id == identity]
             return ended[0] if ended else None
 
-    def _visible(self, caller: Peer, query: Any) -> Any:
+    def _visible(self, caller: Peer, query: Query) -> Query:
         """`query`, narrowed to what the caller may see."""
         if self.access.administers(caller):
             return query

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from monitor.daemon.api import FOLLOWERS
 from tests.support.daemon import Daemon, User, acting_as, wait_until
 
 
@@ -170,6 +171,25 @@ def test_records_are_followed_by_those_who_may_see_them(
         nobody.next()
     for each in (own, admin, nobody):
         each.close()
+
+
+def test_followers_that_went_away_make_room(daemon: Daemon, stranger: User) -> None:
+    """Nothing is ever written to one who sees nothing, so only their going tells."""
+    for _ in range(3):
+        many = [Following(daemon, "", stranger) for _ in range(FOLLOWERS)]
+        assert {each.status for each in many} == {200}
+        over = Following(daemon, "", stranger)
+        assert over.status == 429
+        for each in (*many, over):
+            each.close()
+
+        def room() -> bool:
+            probe = Following(daemon, "", stranger)
+            probe.close()
+            return probe.status == 200
+
+        wait_until(room)
+        time.sleep(0.2)
 
 
 def test_following_goes_on_after_a_known_record(daemon: Daemon) -> None:
