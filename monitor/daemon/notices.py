@@ -20,6 +20,9 @@ INTERVAL_SECONDS = 1.0
 # (verb, object) pairs remembered for each session; further ones are counted only.
 REMEMBERED = 1024
 LONGEST = 1000
+# glibc asks nscd before every look-up of a user or host, and goes on without it (nscd(8)): a line
+# about it at the start of nearly every session would say nothing.
+EXPECTED = frozenset({"/var/run/nscd/socket", "/run/nscd/socket"})
 
 
 @dataclass(slots=True)
@@ -45,7 +48,7 @@ class Notices:
     def denied(self, session: str, verb: Verb, object_: str, reason: str) -> None:
         """Tell of a refusal, the first time that this session meets it."""
         line = self._lines.get(session)
-        if line is None or (verb, object_) in line.told:
+        if line is None or (verb, object_) in line.told or object_ in EXPECTED:
             return
         now = time.monotonic()
         if len(line.told) >= REMEMBERED or now < line.next:
