@@ -33,10 +33,14 @@ PATIENCE_SECONDS = 5
 class Launch:
     """One launch. `session` is set from the moment there is something to take down."""
 
-    def __init__(self, context: Context, channel: LaunchChannel, peer: Peer) -> None:
+    def __init__(
+        self, context: Context, channel: LaunchChannel, peer: Peer, known: bool = False
+    ) -> None:
+        """`known`: this user has been given sessions before."""
         self.context = context
         self.channel = channel
         self.peer = peer
+        self.known = known
         self.step = "read the request"
         self.request: LaunchRequest | None = None
         self.session: Session | None = None
@@ -57,13 +61,17 @@ class Launch:
     async def run(self) -> Session:
         """The whole conversation, up to `go`. Refused, ProtocolError, NotWorn, Closed, OSError."""
         message, _pid = await self.channel.receive(protocol.REQUEST, self.peer.pid)
+        # A cgroup cannot be made while the kernel gets ready for the move, so who may have no
+        # session at all does not make others wait for theirs.
+        if self.known:
+            self._in_thread(cgroup.announce_move)
         self.request = launch_request.read(message)
         before = self._check_launcher()
         self.step = "make the session"
         session = await self.context.sessions.create(self.peer, self.request)
         self.session = session
-        # Not earlier: while the kernel gets ready, no cgroup can be made.
-        self._in_thread(cgroup.announce_move)
+        if not self.known:
+            self._in_thread(cgroup.announce_move)
         self.context.sessions.attach(session, self.channel.connection)
         self.step = "send the session"
         self._send_session(session, launch_request.environment(message))

@@ -43,6 +43,7 @@ class Launching:
         self.faults = 0  # launches that ended in an error of our own
         self._waiting: Counter[int] = Counter()  # uid -> launches under way
         self._tasks: set[asyncio.Task[None]] = set()
+        self._known: set[int] = set()  # uids that have been given a session
         self._refusals: dict[int, tuple[float, int]] = {}
 
     async def serve(self, listener: socket.socket) -> None:
@@ -88,7 +89,7 @@ class Launching:
                 channel.refuse("too many of your launches are under way", "try again in a moment")
                 return
             self._waiting[peer.uid] += 1
-            launch = Launch(self.context, channel, peer)
+            launch = Launch(self.context, channel, peer, peer.uid in self._known)
             try:
                 session = await self._launch(launch)
             finally:
@@ -96,6 +97,7 @@ class Launching:
                 if not self._waiting[peer.uid]:
                     del self._waiting[peer.uid]
             if session is not None:
+                self._known.add(peer.uid)
                 await self._watch(session, channel)
 
     async def _launch(self, launch: Launch) -> Session | None:
