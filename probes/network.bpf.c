@@ -202,7 +202,9 @@ int ri_socket(struct bpf_sock *ctx)
 #define IPV6_SIZE 40
 #define IPPROTO_TCP 6		/* uapi/linux/in.h */
 #define TCP_FLAGS 13		/* the byte of struct tcphdr that holds RST, uapi/linux/tcp.h */
+#define TCP_SYN 2
 #define TCP_RST 4
+#define TCP_ACK 16
 #define NEXTHDR_HOP 0		/* net/ipv6.h */
 #define NEXTHDR_ROUTING 43
 #define NEXTHDR_DEST 60
@@ -220,16 +222,110 @@ static __always_inline bool has_own_route(struct __sk_buff *skb)
 	return true;
 }
 
-/* A reset carries no data; the peer of a socket that was cut must see it. */
-static __always_inline bool is_reset(struct __sk_buff *skb)
+/* The flags of a packet without options; 0: it is not TCP. */
+static __always_inline u8 tcp_flags(struct __sk_buff *skb)
 {
 	u32 four = skb->protocol == bpf_htons(ETH_P_IP);
 	u8 protocol = 0, flags = 0;
 
 	if (bpf_skb_load_bytes(skb, four ? IPV4_PROTOCOL : IPV6_NEXT_HEADER, &protocol, 1) ||
+	    protocol != IPPROTO_TCP ||
 	    bpf_skb_load_bytes(skb, (four ? IPV4_SIZE : IPV6_SIZE) + TCP_FLAGS, &flags, 1))
-		return false;
-	return protocol == IPPROTO_TCP && flags & TCP_RST;
+		return 0;
+	return flags;
+}
+
+/*
+ * Records what a packet was refused for. It may leave in the context of any process: the record
+ * names none.
+ */
+static __always_inline void send_refused_packet(u64 cgroup, struct destination *to,
+						struct decision *decision, u16 family,
+						u16 operation, u16 flags)
+{
+	struct ri_event *event = reserve_event(cgroup, RI_NET, flags);
+
+	if (!event)
+		return;
+	event->header.pid = 0;
+	event->header.tid = 0;
+	__builtin_memset(event->header.comm, 0, sizeof(event->header.comm));
+	__builtin_memset(&event->net, 0, sizeof(event->net));
+	__builtin_memcpy(event->net.address, to->address, sizeof(to->address));
+	event->net.rule = decision->rule;
+	event->net.policy = decision->policy;
+	event->net.port = bpf_ntohs(to->port);
+	event->net.family = family;
+	event->net.protocol = to->protocol;
+	event->net.operation = operation;
+	event->net.cause = decision->cause;
+	events.ringbuf_submit(event, RB_NO_WAKEUP);
+}
+
+static __always_inline void refuse_route(struct __sk_buff *skb, u64 cgroup)
+{
+	struct decision decision = { .rule = -1, .cause = RI_ROUTED };
+	struct destination to = {};
+	u16 family = AF_INET6;
+
+	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
+		bpf_skb_load_bytes(skb, IPV6_DESTINATION, to.address, 16);
+	} else {
+		family = AF_INET;
+		to.address[10] = 0xff;
+		to.address[11] = 0xff;
+		bpf_skb_load_bytes(skb, IPV4_DESTINATION, to.address + 12, 4);
+	}
+	send_refused_packet(cgroup, &to, &decision, family, RI_SEND, 0);
+}
+
+/*
+ * An answer to a peer that connects in: the listener must stand where bind rules let it, which
+ * nobody was asked about where it listens without bind(2). Port 0 in a rule is any port that the
+ * kernel chose.
+ */
+static __always_inline int judge_welcome(struct __sk_buff *skb, struct ri_session *session,
+					 u64 cgroup)
+{
+	struct destination to = { .protocol = IPPROTO_TCP, .table = RI_TABLE_BIND };
+	struct decision decision = { .rule = -1 }, chosen = { .rule = -1 };
+	struct bpf_sock *listener = skb->sk;
+	u32 address[5], family;
+	u16 port;
+
+	if (listener)
+		listener = bpf_sk_fullsock(listener);
+	if (!listener)
+		return 0;
+	/* Read whole before it is looked at: clang would compute a pointer into the socket. */
+	family = listener->family;
+	port = listener->src_port;
+	address[0] = listener->src_ip4;
+	address[1] = listener->src_ip6[0];
+	address[2] = listener->src_ip6[1];
+	address[3] = listener->src_ip6[2];
+	address[4] = listener->src_ip6[3];
+	asm volatile("" ::: "memory");
+	if (family == AF_INET) {
+		to.address[10] = 0xff;
+		to.address[11] = 0xff;
+		__builtin_memcpy(to.address + 12, address, 4);
+	} else {
+		__builtin_memcpy(to.address, address + 1, 16);
+	}
+	JUDGE(session, chosen, judge_destination(&to, &chosen));
+	if (!chosen.cause)
+		return 1;
+	to.port = bpf_htons(port);
+	JUDGE(session, decision, judge_destination(&to, &decision));
+	if (!decision.cause)
+		return 1;
+	if (!let_pass(session, &decision)) {
+		send_refused_packet(cgroup, &to, &decision, family, RI_BIND, 0);
+		return 0;
+	}
+	send_refused_packet(cgroup, &to, &decision, family, RI_BIND, RI_OBSERVED);
+	return 1;
 }
 
 /*
@@ -238,6 +334,8 @@ static __always_inline bool is_reset(struct __sk_buff *skb)
  * What ends a session's authority ends what is established too: no packet leaves once the session
  * has expired, is revoked or has no row any more. Not recorded, since the kernel goes on trying.
  *
+ * Nobody is let in where the session may not bind: the answer to a peer that connects is judged.
+ *
  * And no packet goes another way than was decided. The programs above saw the address that the
  * caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by setsockopt or in a message of its own)
  * takes the packet to another one first. Recorded with where it would have gone.
@@ -245,30 +343,20 @@ static __always_inline bool is_reset(struct __sk_buff *skb)
 int ri_egress(struct __sk_buff *skb)
 {
 	u64 cgroup = bpf_skb_cgroup_id(skb);
-	struct ri_event *event;
+	struct ri_session *session = sessions.lookup(&cgroup);
+	bool routed = has_own_route(skb);
+	u8 flags = routed ? 0 : tcp_flags(skb);
 
-	if (standing(sessions.lookup(&cgroup)))
-		return is_reset(skb) && !has_own_route(skb);
-	if (!has_own_route(skb))
-		return 1;
-	event = reserve_event(cgroup, RI_NET, 0);
-	if (!event)
+	/* A reset carries no data, and the peer of a socket that was cut must see it. */
+	if (standing(session))
+		return !!(flags & TCP_RST);
+	if (routed) {
+		refuse_route(skb, cgroup);
 		return 0;
-	__builtin_memset(&event->net, 0, sizeof(event->net));
-	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		event->net.family = AF_INET6;
-		bpf_skb_load_bytes(skb, IPV6_DESTINATION, event->net.address, 16);
-	} else {
-		event->net.family = AF_INET;
-		event->net.address[10] = 0xff;
-		event->net.address[11] = 0xff;
-		bpf_skb_load_bytes(skb, IPV4_DESTINATION, event->net.address + 12, 4);
 	}
-	event->net.rule = -1;
-	event->net.operation = RI_SEND;
-	event->net.cause = RI_ROUTED;
-	events.ringbuf_submit(event, RB_NO_WAKEUP);
-	return 0;
+	if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		return judge_welcome(skb, session, cgroup);
+	return 1;
 }
 
 #ifdef OFF_bpf_sock_addr_kern_uaddrlen

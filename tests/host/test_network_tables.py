@@ -7,6 +7,7 @@ Each case runs three times: in a session, in one with the same policy under RI_O
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.support.probes import (
     TCP,
     UDP,
     Governed,
+    Inside,
     Probes,
     attempt,
     enter_network,
@@ -358,6 +360,97 @@ def test_no_packet_leaves_by_a_route_of_its_own(
         denied = [event for event in net_events(probes, session) if event.cause.value]
     assert [(event.cause, event.address) for event in denied] == [(DenyCause.ROUTED, detour)]
     assert inside(None, act) == ({address}, {detour})
+
+
+# -- who comes in ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def free() -> list[int]:
+    """Ports of this host that nobody has."""
+    found = []
+    for _ in range(4):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            found.append(sock.getsockname()[1])
+    return found
+
+
+def comes_in(session: Governed | None, family: int, bind: tuple[str, int] | None, to: str) -> bool:
+    """Whether a peer outside gets through to a listener of the session."""
+    ready, tell = os.pipe()
+
+    def act() -> bool:
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if bind is not None:
+                assert raw_bind(listener, sockaddr(*bind)) == DONE
+            listener.listen()
+            listener.settimeout(0.4)
+            os.write(tell, str(listener.getsockname()[1]).encode())
+            try:
+                listener.accept()[0].close()
+            except TimeoutError:
+                return False
+            return True
+
+    listening = Inside(session, act)
+    os.close(tell)
+    said = os.read(ready, 10)
+    port = int(said or listening.result())
+    with socket.socket(V6 if ":" in to else V4) as peer:
+        peer.settimeout(0.3)
+        reached = attempt(lambda: peer.connect((to, port))) == DONE
+    os.close(ready)
+    assert listening.result() is reached
+    return bool(reached)
+
+
+@pytest.mark.parametrize(
+    ("family", "bind", "to", "allowed"),
+    [
+        pytest.param(V4, ("127.0.0.1", 0), "127.0.0.1", True, id="bound"),
+        pytest.param(V4, ("0.0.0.0", 1), "127.0.0.1", True, id="bound to any"),
+        pytest.param(V6, ("::", 2), "127.0.0.1", True, id="bound to any, by IPv4"),
+        pytest.param(V6, ("::", 2), "::1", True, id="bound to any, by IPv6"),
+        pytest.param(V6, ("::1", None), "::1", True, id="a port of the kernel's choosing"),
+        pytest.param(V4, None, "127.0.0.1", False, id="not bound"),
+        pytest.param(V4, None, "127.0.0.2", False, id="not bound, another address"),
+        pytest.param(V6, None, "::1", False, id="not bound, IPv6"),
+        pytest.param(V6, None, "127.0.0.1", False, id="not bound, IPv6 by IPv4"),
+    ],
+)
+def test_nobody_comes_in_where_the_session_may_not_bind(
+    probes: Probes,
+    free: list[int],
+    family: int,
+    bind: tuple[str, int | None] | None,
+    to: str,
+    allowed: bool,
+) -> None:
+    """listen(2) without bind(2) runs no program; the answer to a peer does."""
+    rules = policy(
+        bind=[
+            ("::ffff:127.0.0.1/128", [ports(free[0])]),
+            ("::ffff:0.0.0.0/128", [ports(free[1])]),
+            ("::/128", [ports(free[2])]),
+            ("::1/128", [ports(0)]),
+        ]
+    )
+    where = None
+    if bind is not None:
+        where = (bind[0], 0 if bind[1] is None else free[bind[1]])
+    with probes.running(rules) as session:
+        assert comes_in(session, family, where, to) is allowed
+        denied = [event for event in net_events(probes, session) if event.cause.value]
+        assert {(event.operation, event.cause, event.pid) for event in denied} == (
+            set() if allowed else {(NetOperation.BIND, DenyCause.UNLISTED, 0)}
+        )
+    with probes.running(rules, flags=SessionFlag.OBSERVE) as session:
+        assert comes_in(session, family, where, to)
+        observed = [event for event in net_events(probes, session) if event.observed]
+        assert bool(observed) is not allowed
+    assert comes_in(None, family, where, to)
 
 
 # -- which sockets --------------------------------------------------------------------------------
