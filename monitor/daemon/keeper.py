@@ -68,6 +68,12 @@ class Keeper:
         self.channel = ours
         self.started = time.monotonic()
 
+    def discard_worker(self) -> None:
+        """End a worker that was never answered."""
+        assert self.worker is not None
+        self.worker.kill()
+        self.worker.wait()
+
     def serve(self) -> None:
         """Answer one message of the worker's."""
         assert self.channel is not None
@@ -179,6 +185,9 @@ def main() -> int:
     signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGALRM):
         signal.signal(number, lambda _number, _frame: None)
+    keeper = Keeper(settings)
+    # It imports what it needs meanwhile: nothing it asks is answered before the probes are there.
+    keeper.start_worker()
     loaded = subprocess.run(
         settings["loader"],
         env=settings["environment"],
@@ -187,10 +196,9 @@ def main() -> int:
         check=False,
     )
     if loaded.returncode != 0:
+        keeper.discard_worker()
         return loaded.returncode
-    keeper = Keeper(settings)
     keeper.listen()
-    keeper.start_worker()
     return keeper.run(wakeup)
 
 

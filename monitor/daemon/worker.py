@@ -91,8 +91,8 @@ class Worker:
         self.context.sessions = Sessions(self.context)
         self.context.recording = Recording(self.context, store)
 
-    async def run(self) -> int:
-        """Adopt, serve, and at the end stop; the exit status."""
+    async def run(self, kept: dict[str, int]) -> int:
+        """Adopt, serve, and at the end stop; the exit status. `kept` is what the keeper holds."""
         from monitor.daemon.api import Api
         from monitor.daemon.launching import Launching
         from monitor.daemon.log import Log
@@ -103,7 +103,6 @@ class Worker:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper tells
         before = self.context.recording.store.last()
         self._record_start()
-        kept = await self._fetch(loop)
         listeners = {
             name: socket.socket(fileno=kept.pop(name)) for name in (API_LISTENER, LAUNCH_LISTENER)
         }
@@ -131,12 +130,6 @@ class Worker:
         reader = await asyncio.to_thread(_reader, self.config.instance)
         reader.open()
         await self.context.recording.run(reader)
-
-    async def _fetch(self, loop: asyncio.AbstractEventLoop) -> dict[str, int]:
-        loop.remove_reader(self.kept.fileno())
-        kept = self.kept.fetch()
-        loop.add_reader(self.kept.fileno(), self._keeper_gone)
-        return kept
 
     def _record_start(self) -> None:
         recording = self.context.recording
@@ -253,10 +246,24 @@ def _warm_up() -> None:
     import monitor.profile.load  # noqa: F401
 
 
+def _import() -> None:
+    """Import what is needed to be ready; at a cold start while the loader works."""
+    import monitor.audit.store
+    import monitor.daemon.api
+    import monitor.daemon.launching
+    import monitor.daemon.recording
+    import monitor.daemon.sessions  # noqa: F401
+
+
 async def _main(config: Config, kept: Kept) -> int:
+    _import()
+    # Answered when the probes are in place.
+    found = kept.fetch()
+    if API_LISTENER not in found:
+        raise CannotStart("the keeper is gone")
     worker = Worker(config, kept)
     worker.open()
-    return await worker.run()
+    return await worker.run(found)
 
 
 def main() -> int:
