@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.sides import Case, area, check, take
+from tests.support.sides import Case, area, check, last_session, records_of, take
 
 EPERM, EACCES = errno.EPERM, errno.EACCES
 
@@ -224,6 +224,45 @@ def test_listening_needs_a_bind_rule(daemon: Daemon, peers: Peers) -> None:
     observed = take(daemon, without, [listen], observe=True)
     assert observed.answers["listen"] == 0
     assert [record["verdict"] for record in observed.matching(verb="net.listen")] == ["would-deny"]
+
+
+LISTEN = """
+import socket
+with socket.socket() as sock:
+    sock.listen()
+    sock.settimeout(1.5)
+    print(sock.getsockname()[1], flush=True)
+    try:
+        sock.accept()
+        print("came in")
+    except TimeoutError:
+        print("nobody")
+"""
+
+
+@pytest.mark.parametrize("observe", [False, True], ids=["governed", "observed"])
+def test_nobody_comes_in_by_a_port_that_no_rule_binds(
+    daemon: Daemon, peers: Peers, observe: bool
+) -> None:
+    """With bind rules listen(2) is let; on a socket that was never bound it is of no use."""
+    name = daemon.profile("network", rules(peers))
+    command = ["/usr/bin/python3", "-I", "-S", "-c", LISTEN]
+    process = daemon.spawn(name, command, observe=observe)
+    assert process.stdout is not None
+    port = int(process.stdout.readline())
+    with socket.socket() as peer:
+        peer.settimeout(0.5)
+        reached = peer.connect_ex(("127.0.0.1", port)) == 0
+    printed, _errors = process.communicate(timeout=20)
+    assert reached is observe
+    assert printed == ("came in\n" if observe else "nobody\n")
+    records = records_of(daemon, last_session(daemon))
+    about = [
+        (record["verdict"], record["mechanism"], record["pid"])
+        for record in records
+        if record["verb"] == "net.bind" and record["object"] == f"0.0.0.0:{port}/tcp"
+    ]
+    assert set(about) == {("would-deny" if observe else "deny", "cgroup-bpf", 0)}
 
 
 def test_what_has_no_unix_rule_has_no_unix_socket(daemon: Daemon, peers: Peers) -> None:
