@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may start sessions: the rights that `/etc/ri/delegations.yaml` gives to users and groups.
+"""Who may start sessions and make grants: the rights that `/etc/ri/delegations.yaml` gives.
 
-Nothing listed is refused. One entry has to grant a request as a whole: two that grant one half each
-grant nothing. pydantic and ruamel.yaml are imported where a file is read, not before.
+Users and groups have them. Nothing listed is refused. One entry has to grant a request as a whole:
+two that grant one half each grant nothing. pydantic and ruamel.yaml are imported where a file is
+read, not before.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import stat
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from monitor.identity import grant_rights
+from monitor.identity.grant_rights import GrantRequest, GrantRight
 
 LARGEST_FILE = 1 << 20
 
@@ -64,7 +68,10 @@ class Permission:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One right. `profiles` and `agents` are globs in which `*` also matches `/`."""
+    """One right. `profiles` and `agents` are globs in which `*` also matches `/`.
+
+    `delegate` None: no grants may be made by it.
+    """
 
     who: str
     profiles: tuple[str, ...]
@@ -73,8 +80,9 @@ class Entry:
     profile_files: bool
     max_ttl: int | None
     run_as: tuple[str, ...]
+    delegate: GrantRight | None = None
 
-    def names(self, request: Request) -> bool:
+    def names(self, request: Request | GrantRequest) -> bool:
         kind, _, name = self.who.partition(":")
         return name == request.user if kind == "user" else name in request.groups
 
@@ -108,6 +116,24 @@ class Delegations:
         if not refused:
             raise NotAuthorized(f"user {request.user} has no right in {self.source}")
         # Of several entries, the one that came nearest to granting says what is missing.
+        _, missing = max(refused, key=lambda refusal: refusal[0])
+        raise NotAuthorized(f"user {request.user} {missing} ({self.source})")
+
+    def authorize_grant(self, request: GrantRequest) -> int:
+        """The seconds that such a grant may hold; NotAuthorized says which right is missing."""
+        if request.uid == 0:
+            return request.ttl or grant_rights.DEFAULT_TTL
+        outcomes = [
+            grant_rights.judge(each.delegate, each.profiles, each.agents, each.run_as, request)
+            for each in self.entries
+            if each.names(request)
+        ]
+        granted = [outcome for outcome in outcomes if isinstance(outcome, int)]
+        if granted:
+            return max(granted)
+        refused = [outcome for outcome in outcomes if not isinstance(outcome, int)]
+        if not refused:
+            raise NotAuthorized(f"user {request.user} has no right in {self.source}")
         _, missing = max(refused, key=lambda refusal: refusal[0])
         raise NotAuthorized(f"user {request.user} {missing} ({self.source})")
 
@@ -191,9 +217,27 @@ def _read(path: Path) -> str:
 
 def parse(text: str, source: str) -> Delegations:
     """The rights that `text` gives; `source` is its name in messages. DelegationsError."""
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+    from pydantic import (
+        BaseModel,
+        BeforeValidator,
+        ConfigDict,
+        Field,
+        ValidationError,
+        field_validator,
+    )
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError
+
+    def duration(value: object) -> int:
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise ValueError("a duration is a number from 1 with s, m, h or d behind it")
+        return int(match[1]) * _SECONDS[match[2]]
+
+    class DelegateFile(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        max_ttl: Annotated[int, BeforeValidator(duration)] = grant_rights.DEFAULT_TTL
+        max_depth: int = Field(default=0, ge=0, le=grant_rights.LARGEST_DEPTH, strict=True)
 
     class EntryFile(BaseModel):
         model_config = ConfigDict(extra="forbid")
@@ -202,16 +246,9 @@ def parse(text: str, source: str) -> Delegations:
         agents: list[str]
         observe: bool = Field(default=False, strict=True)
         profile_files: bool = Field(default=False, strict=True)
-        max_ttl: int | None = None
+        max_ttl: Annotated[int, BeforeValidator(duration)] | None = None
         run_as: list[str] = []
-
-        @field_validator("max_ttl", mode="before")
-        @classmethod
-        def _duration(cls, value: object) -> int:
-            match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-            if match is None:
-                raise ValueError("a duration is a number from 1 with s, m, h or d behind it")
-            return int(match[1]) * _SECONDS[match[2]]
+        delegate: DelegateFile | None = None
 
         @field_validator("run_as")
         @classmethod
@@ -255,6 +292,7 @@ def _entry(parsed: Any) -> Entry:
         profile_files=parsed.profile_files,
         max_ttl=parsed.max_ttl,
         run_as=tuple(parsed.run_as),
+        delegate=None if parsed.delegate is None else GrantRight(**parsed.delegate.model_dump()),
     )
 
 
