@@ -33,7 +33,8 @@ UNIX_PROGRAMS = {
     "ri_connect_unix": bpf.BPF_CGROUP_UNIX_CONNECT,
     "ri_sendmsg_unix": bpf.BPF_CGROUP_UNIX_SENDMSG,
 }
-# Program -> the calls whose exit it reads. Calls this kernel lacks are left out.
+# Program -> the calls whose exit it reads, by the names of their tracepoints (umount2 is `umount`).
+# Calls this kernel lacks are left out.
 CALL_EXITS = {
     "ri_open_exit": "open openat openat2 creat",
     "ri_refused_path_exit": "open openat openat2 creat execve execveat",
@@ -47,7 +48,7 @@ CALL_EXITS = {
     "ri_refused_call_exit": (
         "socket setsockopt ioctl kill tkill tgkill ptrace process_vm_readv process_vm_writev"
         " process_madvise bpf perf_event_open userfaultfd io_uring_setup io_uring_enter"
-        " io_uring_register mount umount2 pivot_root chroot move_mount open_tree fsopen fsmount"
+        " io_uring_register mount umount pivot_root chroot move_mount open_tree fsopen fsmount"
         " fspick fsconfig mount_setattr setns unshare clone keyctl add_key request_key kexec_load"
         " kexec_file_load init_module finit_module delete_module open_by_handle_at"
         " name_to_handle_at seccomp prctl shmget shmat shmctl semget semop semctl semtimedop msgget"
