@@ -256,7 +256,7 @@ def _compiled(
         uid=account.pw_uid,
         ttl=None,
         observe=False,
-        resolve=paths.resolve,
+        resolve=paths.Resolver(),
     )
     host = facts.host_features(features.probe(unix_hooks=_unix_hooks()))
     try:

@@ -11,64 +11,86 @@ from __future__ import annotations
 
 import os
 import stat
-from pathlib import Path
+from dataclasses import dataclass
 
 MAX_LINKS = 40  # MAXSYMLINKS in linux/namei.h
 # Links there name another object for each process that looks.
-PROC = Path("/proc")
+PROC = "/proc/"
+
+
+@dataclass(frozen=True, slots=True)
+class _Name:
+    """What a name stands for. `target`: where the link leads, when root made it.
+
+    `only_root`: a directory whose entries only root can change.
+    """
+
+    target: str | None = None
+    only_root: bool = False
+
+
+class Resolver:
+    """Looks each name up once: all paths of one plan are resolved in one state of the host."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, _Name] = {}
+
+    def __call__(self, path: str) -> str:
+        """`path` without symbolic links that root owns and that stand where only root may write.
+
+        ValueError where it is not absolute. What does not exist stays as it is.
+        """
+        if not path.startswith("/"):
+            raise ValueError(f"{path} is not an absolute path")
+        waiting = _parts(path)[::-1]
+        done: list[str] = []
+        links = 0
+        # Whether only root can change which object the names up to here stand for.
+        trusted = [self._look("/").only_root]
+        while waiting:
+            part = waiting.pop()
+            if part == "..":
+                if done:
+                    done.pop()
+                    trusted.pop()
+                continue
+            found = self._look(f"{'/'.join(('', *done))}/{part}")
+            if found.target is not None and trusted[-1] and links < MAX_LINKS:
+                links += 1
+                waiting += _parts(found.target)[::-1]
+                if found.target.startswith("/"):
+                    done, trusted = [], trusted[:1]
+                continue
+            done.append(part)
+            trusted.append(trusted[-1] and found.only_root)
+        return "/" + "/".join(done)
+
+    def _look(self, path: str) -> _Name:
+        found = self._names.get(path)
+        if found is None:
+            found = self._names[path] = _look(path)
+        return found
 
 
 def resolve(path: str) -> str:
-    """`path` without symbolic links that root owns and that stand where only root may write.
-
-    ValueError where it is not absolute. What does not exist stays as it is.
-    """
-    if not path.startswith("/"):
-        raise ValueError(f"{path} is not an absolute path")
-    waiting = _parts(path)
-    done: list[str] = []
-    links = 0
-    # Whether only root can change which object the names up to here stand for.
-    trusted = [_only_root("/")]
-    while waiting:
-        name = waiting.pop(0)
-        if name == "..":
-            if done:
-                done.pop()
-                trusted.pop()
-            continue
-        here = "/" + "/".join((*done, name))
-        target = _link(here) if trusted[-1] else None
-        if target is not None and links < MAX_LINKS:
-            links += 1
-            waiting = _parts(target) + waiting
-            if target.startswith("/"):
-                done, trusted = [], trusted[:1]
-            continue
-        done.append(name)
-        trusted.append(trusted[-1] and target is None and _only_root(here))
-    return "/" + "/".join(done)
+    """One path by itself; see Resolver."""
+    return Resolver()(path)
 
 
 def _parts(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
-def _link(path: str) -> str | None:
-    """Where the link at `path` leads when root made it; None for anything else."""
-    try:
-        if os.lstat(path).st_uid != 0 or PROC in Path(path).parents:
-            return None
-        return str(Path(path).readlink())
-    except OSError:
-        return None
-
-
-def _only_root(path: str) -> bool:
-    """Whether `path` is a directory whose entries only root can change."""
+def _look(path: str) -> _Name:
     try:
         found = os.lstat(path)
+        if found.st_uid != 0:
+            return _Name()
+        if stat.S_ISLNK(found.st_mode):
+            # A plan has hundreds of names, and each Path costs as much as its system call.
+            target = None if path.startswith(PROC) else os.readlink(path)  # noqa: PTH115
+            return _Name(target)
     except OSError:
-        return False
+        return _Name()
     writable = stat.S_IWGRP | stat.S_IWOTH
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == 0 and not found.st_mode & writable
+    return _Name(only_root=stat.S_ISDIR(found.st_mode) and not found.st_mode & writable)

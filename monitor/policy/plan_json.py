@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum, Flag
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from monitor.policy.plan import Plan
@@ -21,6 +21,7 @@ from monitor.policy.plan import Plan
 Decoder = Callable[[Any], Any]
 
 
+@lru_cache(maxsize=32)
 def to_json(plan: Plan) -> str:
     """The one text for `plan`: equal plans give equal texts."""
     return json.dumps(_encode(plan), sort_keys=True, separators=(",", ":"))

@@ -19,7 +19,7 @@ class Tree:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.entries: dict[str, tuple[int, int, str]] = {"/": (FOLDER | 0o755, 0, "")}
         monkeypatch.setattr("monitor.daemon.paths.os.lstat", self.lstat)
-        monkeypatch.setattr(Path, "readlink", lambda path: Path(self.target(str(path))))
+        monkeypatch.setattr("monitor.daemon.paths.os.readlink", self.target)
 
     def folder(self, path: str, mode: int = 0o755, owner: int = 0) -> None:
         self.entries[path] = (FOLDER | mode, owner, "")
