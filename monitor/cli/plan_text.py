@@ -52,6 +52,7 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
     else:
         parts = ["own /proc"] if plan.view.own_proc else []
         parts += ["own /run"] if plan.view.hide_run else []
+        parts += ["own terminals"] if plan.view.own_terminals else []
         yield "view", ", ".join(parts) or "own mounts"
     if plan.missing:
         yield "goes without", ", ".join(plan.missing)

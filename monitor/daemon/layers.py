@@ -13,7 +13,10 @@ import os
 from monitor.kernel import landlock
 from monitor.kernel.landlock import Access, Scope
 from monitor.launch import protocol
+from monitor.policy.compile_files import granting
 from monitor.policy.plan import FileAccess, Plan, Policy
+
+TERMINAL = "/dev/tty"
 
 # What each word of a profile stands for. Device nodes are made by nobody.
 RIGHTS = {
@@ -49,6 +52,9 @@ def document(plan: Plan, abi: int) -> bytes:
         for path, tree, rights in _rules(policy, handled):
             name = "tree" if tree else "exact"
             fields.append((name, b"%d %s" % (rights, os.fsencode(path))))
+        on_terminal = _on_terminal(policy) & handled
+        if on_terminal:
+            fields.append(("terminal", b"%d" % on_terminal))
     return protocol.encode(protocol.LAYERS, *fields, maximum=None)
 
 
@@ -60,14 +66,30 @@ def _scopes(policy: Policy, abi: int) -> Scope:
     return found
 
 
+def _on_terminal(policy: Policy) -> Access:
+    """What the policy grants on the controlling terminal.
+
+    /dev/tty is its name in rules. Its descriptors are also opened again, by way of /dev/stderr and
+    the like, and then Landlock looks at the terminal itself.
+    """
+    rights = Access(0)
+    for rule in granting(policy.files, TERMINAL):
+        rights |= _rights(rule.access)
+    return rights
+
+
+def _rights(access: FileAccess) -> Access:
+    rights = Access(0)
+    for word, meaning in RIGHTS.items():
+        if word in access:
+            rights |= meaning
+    return rights
+
+
 def _rules(policy: Policy, handled: Access) -> list[tuple[str, bool, Access]]:
     """(path, tree, rights): the rules of one path together, because each costs the child a call."""
     merged: dict[tuple[str, bool], Access] = {}
     for rule in policy.files:
-        rights = Access(0)
-        for word, meaning in RIGHTS.items():
-            if word in rule.access:
-                rights |= meaning
         place = (rule.path, rule.tree)
-        merged[place] = merged.get(place, Access(0)) | rights & handled
+        merged[place] = merged.get(place, Access(0)) | _rights(rule.access) & handled
     return [(path, tree, rights) for (path, tree), rights in merged.items() if rights]

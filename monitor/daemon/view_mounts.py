@@ -22,11 +22,12 @@ from monitor.daemon.view_request import Identity, ViewError, ViewRequest
 from monitor.daemon.view_run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
 from monitor.daemon.view_ssh import Copies
 from monitor.daemon.view_targets import Search
+from monitor.daemon.view_terminals import new_terminals, own_terminals
 from monitor.kernel import mounts
 from monitor.kernel.libc import CLONE_NEWNS, setns
 from monitor.kernel.mounts import open_plain
 from monitor.policy.patterns import is_within
-from monitor.policy.plan import MaskKind
+from monitor.policy.plan import TERMINALS, MaskKind
 
 PROC = "/proc"
 # Sockets outside /run that lead out of a session: X, ssh, gpg, tmux, D-Bus.
@@ -73,11 +74,13 @@ def build(namespace: int, request: ViewRequest) -> Report:
         # New file systems belong to the host, so that no capability in the session's own user
         # namespace counts for them; hence before entering.
         copies = Copies.read() if identity.user_namespace else Copies()
-        proc = None
+        proc = terminals = None
         with step("make a file system of the view:"):
             room = keep(_room(copies, identity))
             if request.own_proc:
                 proc = keep(mounts.new_filesystem("proc", {"hidepid": "4"}, NOTHING_RUNS))
+            if request.own_terminals:
+                terminals = keep(new_terminals())
         with step("enter the mount namespace:"):
             setns(namespace, CLONE_NEWNS)
         with step("make mounts private:"):
@@ -91,8 +94,14 @@ def build(namespace: int, request: ViewRequest) -> Report:
                 with step(f"hide {place}:"):
                     hide_run(root, place, request, report.notes)
         reach = Reach(request.rules)
+        others: list[str] = []
+        if terminals is not None:
+            with step("mount terminals of its own on", TERMINALS):
+                others = own_terminals(root, terminals, reach)
         with step("find what the masks match:"):
             targets = _targets(request, reach, report)
+        for path in others:
+            targets.setdefault(path, set()).add(MaskKind.HIDE)
         # Attached for a moment: only what is in a namespace can be mounted again elsewhere. Over
         # the root it is in nobody's way, and only the waiting child lives here.
         with step("mount the empty objects:"):
@@ -106,12 +115,13 @@ def build(namespace: int, request: ViewRequest) -> Report:
 
 def rehearse() -> None:
     """Do all of it that leaves nothing behind; a maker that has done it once is quicker."""
-    request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, (), 1)
+    request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, True, (), 1)
     with suppress(ViewError, OSError):
         request = ViewRequest.from_json(request.to_json())
         _targets(request, Reach(request.rules), Report())
         mounts.mounts()
         os.close(_room(Copies.read(), request.identity))
+        os.close(new_terminals())
 
 
 def _targets(request: ViewRequest, reach: Reach, report: Report) -> dict[str, set[MaskKind]]:

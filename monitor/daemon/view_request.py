@@ -33,6 +33,7 @@ class ViewRequest:
     masks: tuple[tuple[str, MaskKind], ...]
     own_proc: bool
     hide_run: bool
+    own_terminals: bool
     sockets: tuple[str, ...]
     mask_limit: int
 
@@ -51,6 +52,7 @@ class ViewRequest:
             ),
             own_proc=plan.view.own_proc,
             hide_run=plan.view.hide_run,
+            own_terminals=plan.view.own_terminals,
             sockets=_sockets(plan, plan.view),
             mask_limit=plan.view.mask_limit,
         )
@@ -69,6 +71,7 @@ class ViewRequest:
             masks=tuple((pattern, MaskKind(kind)) for pattern, kind in fields["masks"]),
             own_proc=fields["own_proc"],
             hide_run=fields["hide_run"],
+            own_terminals=fields["own_terminals"],
             sockets=tuple(fields["sockets"]),
             mask_limit=fields["mask_limit"],
         )

@@ -23,6 +23,8 @@ STARTING = b"\x01"
 STANDARD = ("standard input", "standard output", "standard error")
 # execvp(3) searches these where there is no PATH.
 DEFAULT_PATH = b"/bin:/usr/bin"
+# Device numbers of pseudo-terminals (linux/major.h: UNIX98_PTY_SLAVE_MAJOR, eight of them).
+PTY_MAJORS = range(136, 144)
 NO_SUCH = (errno.ENOENT, errno.ENOTDIR)
 # Paths of rules that lead nowhere for this user: nothing to grant.
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
@@ -186,6 +188,9 @@ class Child:
                 ruleset = kernel.landlock_ruleset(int(files), int(scopes))
                 counts["layers"] += 1
                 continue
+            if name == "terminal":
+                counts["rules"] += self.allow_terminal(ruleset, int(value))
+                continue
             rights, path = value.split(b" ", 1)
             found = self.allow(ruleset, path, int(rights), tree=name == "tree")
             counts["rules" if found else "absent"] += 1
@@ -216,6 +221,16 @@ class Child:
             kernel.landlock_allow(ruleset, descriptor, rights)
         os.close(descriptor)
         return True
+
+    def allow_terminal(self, ruleset: int, rights: int) -> int:
+        """Add a rule for the controlling terminal, where a standard descriptor is it; how many."""
+        self.step = "allow the controlling terminal"
+        rights &= kernel.LANDLOCK_FILE_RIGHTS
+        for descriptor in range(len(STANDARD)) if rights else ():
+            if _is_own_terminal(descriptor):
+                kernel.landlock_allow(ruleset, descriptor, rights)
+                return 1
+        return 0
 
     # -- CMD -----------------------------------------------------------------------------------
 
@@ -274,6 +289,18 @@ def _execute(path: bytes, arguments: list[bytes], environment: dict[bytes, bytes
         if error.errno != errno.ENOEXEC:
             raise
         os.execve(b"/bin/sh", [b"/bin/sh", path, *arguments[1:]], environment)
+
+
+def _is_own_terminal(descriptor: int) -> bool:
+    """Whether it is the pseudo-terminal that is this process's controlling terminal."""
+    facts = os.fstat(descriptor)
+    if not stat.S_ISCHR(facts.st_mode) or os.major(facts.st_rdev) not in PTY_MAJORS:
+        return False
+    try:
+        os.tcgetpgrp(descriptor)
+    except OSError:  # ENOTTY: another terminal, or none
+        return False
+    return True
 
 
 def _content(descriptor: int) -> bytes:

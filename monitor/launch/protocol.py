@@ -48,6 +48,7 @@ NAMES: dict[str, frozenset[str]] = {
             "profile",
             "profile_text",
             "profile_source",
+            "grant",  # the text of one, in place of a profile
             "agent",
             "ttl",
             "purpose",
@@ -81,8 +82,9 @@ NAMES: dict[str, frozenset[str]] = {
     GO: frozenset(),
     NOTICE: frozenset(("text",)),
     # `layer=FILES SCOPES`: a ruleset that handles these rights (decimal masks of Landlock's);
-    # then its rules: `tree=RIGHTS PATH`, `exact=RIGHTS PATH`.
-    LAYERS: frozenset(("layer", "tree", "exact")),
+    # then its rules: `tree=RIGHTS PATH`, `exact=RIGHTS PATH`; `terminal=RIGHTS` is for the
+    # controlling terminal, where a standard descriptor is it.
+    LAYERS: frozenset(("layer", "tree", "exact", "terminal")),
 }
 
 

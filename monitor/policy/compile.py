@@ -14,6 +14,7 @@ from monitor.policy.floor import syscall_plan
 from monitor.policy.origins import CompileError, Rules
 from monitor.policy.patterns import is_within
 from monitor.policy.plan import (
+    FileRule,
     HostFeatures,
     Limits,
     MaskRule,
@@ -67,13 +68,14 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
     variables = Variables(context.workspace, context.home, context.session, context.uid)
     policies = [_policy(profile, variables, context, host) for profile in profiles]
     masked = _masks_in_view(policies)
+    terminals = _terminals(policies)
     missing: tuple[str, ...] = ()
     view = None
-    if masked and not context.observe:
+    if (masked or terminals) and not context.observe:
         if host.view:
-            view = _view(policies)
+            view = _view(policies, own_terminals=bool(terminals))
         else:
-            policies = _without(profiles, policies, masked)
+            policies = _without(profiles, policies, masked, terminals)
             missing = (VIEW,)
     audits = [profile.audit or AuditSection() for profile in profiles]
     every = any(audit.records == "every" for audit in audits)
@@ -144,32 +146,56 @@ def _masks_in_view(policies: Sequence[Policy]) -> frozenset[MaskRule]:
     )
 
 
-def _view(policies: Sequence[Policy]) -> ViewPlan:
+def _terminals(policies: Sequence[Policy]) -> list[FileRule]:
+    """For each policy its first rule that names terminals; none where a policy has no such rule.
+
+    The user's other terminals are among them: only a view can give the session its own.
+    """
+    found = [
+        [rule for rule in policy.files if compile_files.names_terminals(rule)]
+        for policy in policies
+    ]
+    return [rules[0] for rules in found] if all(found) else []
+
+
+def _view(policies: Sequence[Policy], *, own_terminals: bool) -> ViewPlan:
     listed = [{rule.path for rule in policy.unix} for policy in policies]
     named = sorted(set.intersection(*listed))
     return ViewPlan(
         own_proc=True,
         hide_run=True,
+        own_terminals=own_terminals,
         sockets=tuple(path for path in named if is_within(path, RUN)),
     )
 
 
 def _without(
-    profiles: Sequence[Profile], policies: Sequence[Policy], masked: frozenset[MaskRule]
+    profiles: Sequence[Profile],
+    policies: Sequence[Policy],
+    masked: frozenset[MaskRule],
+    terminals: Sequence[FileRule],
 ) -> list[Policy]:
     """The policies less what only a view holds; CompileError where a profile insists on it."""
-    for profile, policy in zip(profiles, policies, strict=True):
+    for link, (profile, policy) in enumerate(zip(profiles, policies, strict=True)):
+        if VIEW in profile.may_lack:
+            continue
         held = [mask for mask in policy.masks if mask in masked]
-        if held and VIEW not in profile.may_lack:
-            raise origins.error(
-                held[0].origin,
-                "takes away inside what is granted, which needs a private mount namespace, and"
-                " this host gives none to a session (`may_lack: [view]` goes without)",
-            )
+        if held:
+            raise _viewless(held[0].origin, "takes away inside what is granted")
+        if terminals:
+            raise _viewless(terminals[link].origin, "names the user's other terminals too")
     return [
         replace(policy, masks=tuple(mask for mask in policy.masks if mask not in masked))
         for policy in policies
     ]
+
+
+def _viewless(origin: Origin, what: str) -> CompileError:
+    return origins.error(
+        origin,
+        f"{what}, which needs a private mount namespace, and this host gives none to a session"
+        " (`may_lack: [view]` goes without)",
+    )
 
 
 # -- the floor ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from monitor.policy import origins
 from monitor.policy.patterns import escape, is_within, join, pattern
-from monitor.policy.plan import FileAccess, FileRule, MaskKind, MaskRule
+from monitor.policy.plan import TERMINALS, FileAccess, FileRule, MaskKind, MaskRule
 from monitor.profile import paths
 from monitor.profile.model import ExecRule, ExecSection, FilesSection, PathRule, Profile
 from monitor.profile.variables import Variables, expand
@@ -77,6 +77,13 @@ def _mask_order(rule: MaskRule) -> tuple[str, str, str]:
 def needs_view(mask: MaskRule, policies: Collection[Sequence[FileRule]]) -> bool:
     """Whether the mask takes away something that the rules of every policy grant."""
     return all(any(_overlap(mask, rule) for rule in rules) for rules in policies)
+
+
+def names_terminals(rule: FileRule) -> bool:
+    """Whether the rule lets terminals be used by their names, which are every user's."""
+    if not rule.access & (FileAccess.READ | FileAccess.WRITE):
+        return False
+    return is_within(rule.path, TERMINALS) or (rule.tree and is_within(TERMINALS, rule.path))
 
 
 def _absolute(

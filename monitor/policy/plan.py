@@ -13,6 +13,9 @@ from enum import Enum, Flag, auto
 
 from monitor.policy.action import Origin
 
+# Where devpts is mounted: the terminals of everyone on the host, unless a view has its own.
+TERMINALS = "/dev/pts"
+
 
 class FileAccess(Flag):
     """What a file rule grants. WRITE includes create, remove, rename, truncate and ioctl."""
@@ -167,12 +170,14 @@ class SyscallPlan:
 class ViewPlan:
     """The private mount namespace. `sockets` are the names under /run that stay visible.
 
-    `own_proc`: /proc shows the session's own processes only. `mask_limit` bounds how many
-    existing objects the masks may match at launch; more is an error.
+    `own_proc`: /proc shows the session's own processes only. `own_terminals`: /dev/pts holds the
+    terminals that the session makes, and nobody else's. `mask_limit` bounds how many existing
+    objects the masks may match at launch; more is an error.
     """
 
     own_proc: bool
     hide_run: bool
+    own_terminals: bool
     sockets: tuple[str, ...]
     mask_limit: int = 4096
 

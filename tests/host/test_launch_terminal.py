@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import shlex
 import shutil
 import signal
@@ -20,8 +21,8 @@ from tests.support.terminal import Terminal, state_of
 PROFILE = """
 include: [base]
 files:
-  read: ["{home}/**", /proc/**]
-  write: ["{home}/**", /dev/null, /dev/tty, /dev/pts/**]
+  read: ["{home}/**", /proc/**, /dev/ptmx, /dev/pts/**]
+  write: ["{home}/**", /dev/null, /dev/tty, /dev/ptmx, /dev/pts/**]
 environment: {keep: [PATH, HOME, LANG, TERM, PS1]}
 """
 PROMPT = "outer> "
@@ -142,6 +143,47 @@ def test_the_window_changes(shell: Terminal, launch: Callable[..., str]) -> None
     shell.wait_for("132 40")
     shell.type("\x03")
     shell.wait_for(PROMPT)
+
+
+def test_the_terminal_goes_on_under_its_other_names(
+    shell: Terminal, launch: Callable[..., str]
+) -> None:
+    """It has no name in /dev/pts of the view; programs open their descriptors once more."""
+    script = (
+        "for to in stdout stderr tty fd/0; do echo to $to > /dev/$to || echo not $to; done;"
+        " ls /dev/pts; read line < /dev/stdin; echo got $line; read line < /dev/tty;"
+        " echo then $line; script -qec 'tty; echo in''ner' /dev/null"
+    )
+    shell.type(launch("/bin/bash", "-c", script) + "\n")
+    for name in ("stdout", "stderr", "tty", "fd/0"):
+        shell.wait_for(f"\nto {name}")
+    assert "not" not in shell.wait_for("\nptmx")
+    shell.type("one\n")
+    shell.wait_for("\ngot one")
+    shell.type("two\n")
+    shell.wait_for("\nthen two")
+    shell.wait_for("/dev/pts/0")
+    shell.wait_for("\ninner")
+    shell.wait_for(PROMPT)
+
+
+def test_another_terminal_s_descriptor_is_not_opened_again(
+    shell: Terminal, daemon: Daemon, launch: Callable[..., str]
+) -> None:
+    """A descriptor of another terminal that somebody hands over gives what it was opened for."""
+    master, slave = pty.openpty()
+    try:
+        os.fchown(slave, daemon.user.uid, -1)
+        name = os.ttyname(slave)
+        script = "echo to it >&2; exec 3<> /dev/stderr && echo op''ened || echo ref''used"
+        shell.type(f"/bin/bash -c {shlex.quote(script)} 2> {name}\n")
+        shell.wait_for("opened")
+        shell.type(launch("/bin/bash", "-c", script) + f" 2> {name}\n")
+        shell.wait_for("refused")
+        assert os.read(master, 100).startswith(b"to it\r\n")
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_a_shell_in_the_session_has_job_control(

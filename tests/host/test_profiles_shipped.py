@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import pty
 import shutil
 import socket
 import subprocess
@@ -120,6 +122,12 @@ BUILDS = {
         "printf 'one\\n' > v.txt && vim -u NONE -es -c '%s/one/two/' -c wq v.txt && cat v.txt",
         "two\n",
     ),
+    "script": ("script -qec tty /dev/null < /dev/null", "/dev/pts/0\n"),
+    "pty": (
+        "python3 -c 'import pty; pty.spawn([\"/bin/sh\", \"-c\", \"test -t 0 && echo yes\"])'"
+        " < /dev/null",
+        "yes\n",
+    ),
     "tar": ("tar czf t.tgz README && tar tzf t.tgz", "README\n"),
 }  # fmt: skip
 
@@ -158,6 +166,22 @@ def test_other_programs(
     daemon: Daemon, workspace: Path, profile: str, script: str, expected: str
 ) -> None:
     assert run(daemon, profile, workspace, script) == expected
+
+
+@pytest.mark.parametrize(
+    "profile", ["coding-agent", "research-agent", "ci-agent", "readonly-auditor", "base"]
+)
+def test_the_user_s_other_terminals(daemon: Daemon, workspace: Path, profile: str) -> None:
+    """What is typed into another shell of the user's is nobody's to read, or to write there."""
+    master, slave = pty.openpty()
+    try:
+        os.fchown(slave, daemon.user.uid, -1)
+        command = f"exec 3<> {os.ttyname(slave)} && echo DONE"
+        as_user(daemon.user, workspace, command)
+        assert run(daemon, profile, workspace, f"{{ {command}; }} 2>/dev/null", 1) == ""
+    finally:
+        os.close(master)
+        os.close(slave)
 
 
 def test_tmux(daemon: Daemon, workspace: Path) -> None:

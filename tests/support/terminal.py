@@ -30,6 +30,7 @@ class Terminal:
         self.pid, self.descriptor = pty.fork()
         if self.pid == 0:
             with contextlib.suppress(BaseException):
+                os.fchown(0, user.uid, -1)
                 os.setgroups([])
                 os.setgid(user.gid)
                 os.setuid(user.uid)

@@ -118,7 +118,12 @@ def plan_of(
     )
     made = tuple(MaskRule(pattern, kind, ORIGIN) for pattern, kind in masks)
     policy = Policy("test", "", files, made, (), (), (), (), ())
-    settings: dict[str, Any] = {"own_proc": False, "hide_run": False, "sockets": ()} | view
+    settings: dict[str, Any] = {
+        "own_proc": False,
+        "hide_run": False,
+        "own_terminals": False,
+        "sockets": (),
+    } | view
     return Plan(
         policies=(policy,),
         syscalls=SyscallPlan((), 1 << 30),
@@ -143,6 +148,7 @@ def standard(workspace: Path) -> Plan:
         ],
         own_proc=True,
         hide_run=True,
+        own_terminals=True,
     )
 
 

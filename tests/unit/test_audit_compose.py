@@ -308,7 +308,7 @@ def test_a_refusal_that_the_profile_would_allow_is_the_hosts(
 def test_a_folder_that_a_mask_holds_in_place(case: Case, path: str, mechanism: Mechanism) -> None:
     rule = Origin("coder", "files.deny", "{workspace}/**/*.pem", "coder.yaml", 9)
     mask = MaskRule("/home/alice/project/**/*.pem", MaskKind.HIDE, rule)
-    masked = plan(policies=(policy(masks=(mask,)),), view=ViewPlan(True, True, ()))
+    masked = plan(policies=(policy(masks=(mask,)),), view=ViewPlan(True, True, True, ()))
     case.session = session(plan=masked)
     event = refused(path, errno.EBUSY, operation=FileOperation.RENAME, target="/srv/x")
     draft = case.draft(event)

@@ -125,3 +125,11 @@ def test_the_launcher_and_the_daemon_mean_the_same_rights() -> None:
         assert getattr(kernel, f"LANDLOCK_ACCESS_FS_{name}") == Access[name]
         both |= Access[name]
     assert both == kernel.LANDLOCK_FILE_RIGHTS
+
+
+def test_the_controlling_terminal_gets_what_its_name_in_rules_has() -> None:
+    tty = rule("/dev/tty", FileAccess.WRITE, tree=False)
+    made = plan(policy(tty, rule("/dev", FileAccess.READ)), policy(rule("/d", FileAccess.READ)))
+    found = [(name, value) for name, value in fields(made) if name in {"layer", "terminal"}]
+    both = layers.RIGHTS[FileAccess.WRITE] | layers.RIGHTS[FileAccess.READ]
+    assert found == [("layer", b"65535 3"), ("terminal", b"%d" % both), ("layer", b"65535 3")]

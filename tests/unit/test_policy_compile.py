@@ -115,7 +115,7 @@ def test_what_each_list_grants_and_takes() -> None:
 
 # -- the view -------------------------------------------------------------------------------------
 
-VIEW = ViewPlan(own_proc=True, hide_run=True, sockets=())
+VIEW = ViewPlan(own_proc=True, hide_run=True, own_terminals=False, sockets=())
 NEEDS_VIEW = [
     {"read": ["/a/**"], "deny": ["/a/b"]},
     {"read": ["/a/**"], "deny": ["/a"]},
@@ -155,6 +155,19 @@ def test_a_denied_program_needs_a_view() -> None:
         assert compiled([one]).view == VIEW
     one = profile(files={"read": ["/usr/**"]}, exec={"deny": ["/usr/bin/curl"]})
     assert compiled([one]).view is None
+
+
+@pytest.mark.parametrize("path", ["/dev/pts/**", "/dev/**", "/**", "/dev/pts/3"])
+def test_a_rule_that_names_terminals_needs_a_view(path: str) -> None:
+    files = {"write": [path]}
+    assert compiled([profile(files=files)]).view == replace(VIEW, own_terminals=True)
+    with pytest.raises(CompileError, match="names the user's other terminals too"):
+        compiled([profile(files=files)], BLIND)
+    plan = compiled([profile(files=files, may_lack=["view"])], BLIND)
+    assert (plan.view, plan.missing) == (None, ("view",))
+    # A chain's other link may not grant it, and a new terminal's multiplexer names nobody's.
+    assert compiled([profile(files=files), profile()]).view is None
+    assert compiled([profile(files={"write": ["/dev/ptmx"]})]).view is None
 
 
 def test_a_profile_may_go_without_a_view_in_writing() -> None:
