@@ -91,10 +91,7 @@ def _put_in_force(context: Context, session: Session) -> None:
 def remove_rows(context: Context) -> int:
     """Delete the kernel's rows that no live session has; how many."""
     live = {session.cgroup_id for session in context.registry.live()}
-    strangers = context.tables.sessions() - live
-    for cgroup_id in strangers:
-        context.tables.remove(cgroup_id)
-    return len(strangers) + context.tables.remove_leftovers()
+    return context.tables.remove_leftovers(live)
 
 
 def strangers(context: Context) -> list[Cgroup]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from monitor.daemon import pins
@@ -124,10 +124,18 @@ class KernelTables:
         for number in set(row.policies) - self._policies_in_force():
             self._remove_policy(number)
 
-    def remove_leftovers(self) -> int:
-        """Delete rows of policies that no session has (a worker died in between); how many."""
+    def remove_leftovers(self, live: Collection[int]) -> int:
+        """Delete the rows of sessions that are not `live`, and those of policies that none has.
+
+        How many there were: a worker died in between.
+        """
+        strangers = self.sessions().difference(live)
+        for cgroup in strangers:
+            key = _U64.pack(cgroup)
+            self._maps["sessions"].delete(key)
+            self._maps["lost"].delete(key)
         kept = self._policies_in_force()
-        removed = 0
+        removed = len(strangers)
         for name in POLICY_MAPS:
             table = self._maps[name]
             stale = [key for key in table if row_policy(name, key) not in kept]
