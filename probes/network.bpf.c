@@ -279,19 +279,40 @@ static __always_inline void refuse_route(struct __sk_buff *skb, u64 cgroup)
 	send_refused_packet(cgroup, &to, &decision, family, RI_SEND, 0);
 }
 
+/* Port 0 in a rule is any port that the kernel chose. */
+static __always_inline void judge_listener(struct destination *to, struct decision *decision)
+{
+	u16 port = to->port;
+	u16 cause;
+	s32 rule;
+
+	judge_destination(to, decision);
+	if (!decision->cause)
+		return;
+	cause = decision->cause;
+	rule = decision->rule;
+	to->port = 0;
+	judge_destination(to, decision);
+	to->port = port;
+	if (!decision->cause)
+		return;
+	decision->cause = cause;
+	decision->rule = rule;
+}
+
 /*
  * An answer to a peer that connects in: the listener must stand where bind rules let it, which
- * nobody was asked about where it listens without bind(2). Port 0 in a rule is any port that the
- * kernel chose.
+ * nobody was asked about where it listens without bind(2).
  */
 static __always_inline int judge_welcome(struct __sk_buff *skb, struct ri_session *session,
 					 u64 cgroup)
 {
 	struct destination to = { .protocol = IPPROTO_TCP, .table = RI_TABLE_BIND };
-	struct decision decision = { .rule = -1 }, chosen = { .rule = -1 };
+	struct decision decision = { .rule = -1 };
 	struct bpf_sock *listener = skb->sk;
 	u32 address[5], family;
 	u16 port;
+	bool pass;
 
 	if (listener)
 		listener = bpf_sk_fullsock(listener);
@@ -313,19 +334,13 @@ static __always_inline int judge_welcome(struct __sk_buff *skb, struct ri_sessio
 	} else {
 		__builtin_memcpy(to.address, address + 1, 16);
 	}
-	JUDGE(session, chosen, judge_destination(&to, &chosen));
-	if (!chosen.cause)
-		return 1;
 	to.port = bpf_htons(port);
-	JUDGE(session, decision, judge_destination(&to, &decision));
+	JUDGE(session, decision, judge_listener(&to, &decision));
 	if (!decision.cause)
 		return 1;
-	if (!let_pass(session, &decision)) {
-		send_refused_packet(cgroup, &to, &decision, family, RI_BIND, 0);
-		return 0;
-	}
-	send_refused_packet(cgroup, &to, &decision, family, RI_BIND, RI_OBSERVED);
-	return 1;
+	pass = let_pass(session, &decision);
+	send_refused_packet(cgroup, &to, &decision, family, RI_BIND, pass ? RI_OBSERVED : 0);
+	return pass;
 }
 
 /*

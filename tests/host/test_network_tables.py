@@ -75,6 +75,7 @@ def three_ways(
 
 # -- where to -------------------------------------------------------------------------------------
 
+EVERYTHING = [ports(0, 65535), ports(0, 65535, protocol=UDP)]
 OUTSIDE_WORLD = policy(
     connect=[
         ("::ffff:10.1.0.0/112", [ports(443), ports(8000, 8999), ports(53, protocol=UDP)]),
@@ -453,6 +454,21 @@ def test_nobody_comes_in_where_the_session_may_not_bind(
     assert comes_in(None, family, where, to)
 
 
+@pytest.mark.parametrize("narrow", [0, 1])
+def test_every_link_must_let_in(probes: Probes, narrow: int) -> None:
+    """Where nobody bound, one link that lists the port 0 is enough for itself only."""
+    chosen = policy(bind=[("::ffff:0.0.0.0/128", [ports(0)])])
+    everywhere = policy(bind=[("::/0", EVERYTHING)])
+    with probes.running(chosen, everywhere) as session:
+        assert comes_in(session, V4, None, "127.0.0.1")
+    links = [chosen, everywhere]
+    links[narrow] = policy(bind=[("::ffff:127.0.0.1/128", EVERYTHING)])
+    with probes.running(*links) as session:
+        assert not comes_in(session, V4, None, "127.0.0.1")
+        denied = {event.policy for event in net_events(probes, session) if event.cause.value}
+        assert denied == {session.policy_ids[narrow]}
+
+
 # -- which sockets --------------------------------------------------------------------------------
 
 
@@ -530,7 +546,6 @@ def test_no_rules_refuse_every_socket(probes: Probes) -> None:
 
 # -- several links --------------------------------------------------------------------------------
 
-EVERYTHING = [ports(0, 65535), ports(0, 65535, protocol=UDP)]
 ANYWHERE = (("::/0", EVERYTHING),)
 
 
