@@ -91,7 +91,11 @@ class Probes:
         self.root = Cgroup(instance_root(self.instance))
         self._policy_ids = itertools.count(1)
         self._names = itertools.count(1)
-        self.load()
+        try:
+            self.load()
+        except BaseException:
+            self._remove()
+            raise
         self.tables = KernelTables(self.instance)
         self.tables.open()
         self.reader = RingReader(self.instance)
@@ -168,6 +172,9 @@ class Probes:
         """Leave nothing of the instance on the host."""
         self.reader.close()
         self.tables.close()
+        self._remove()
+
+    def _remove(self) -> None:
         (self.root.path / "cgroup.kill").write_text("1")
         wait_until(lambda: not self.root.populated())
         for folder in sorted(self.root.path.rglob("*/"), reverse=True):
