@@ -174,7 +174,7 @@ def schema() -> None:
     console.document(made())
 
 
-def _folders(config: Path | None) -> tuple[Path, ...]:
+def folders(config: Path | None) -> tuple[Path, ...]:
     """Where the daemon looks for profiles."""
     from monitor.daemon import config as configuration
 
@@ -192,13 +192,13 @@ def _folders(config: Path | None) -> tuple[Path, ...]:
 def _catalog(config: Path | None) -> Catalog:
     from monitor.profile.catalog import Catalog
 
-    return Catalog(_folders(config))
+    return Catalog(folders(config))
 
 
 def _file(name: str, catalog: Catalog, config: Path | None) -> Path:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
-    for folder in _folders(config):
+    for folder in folders(config):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     raise CommandError(f"no profile {name}", f"there are: {', '.join(catalog.names()) or 'none'}")

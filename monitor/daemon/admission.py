@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import grp
+import math
 import os
 import pwd
 import time
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monitor.daemon import paths
+from monitor.daemon import accounts, paths
 from monitor.daemon.config import Config
 from monitor.daemon.context import LaunchRequest, Refused
+from monitor.daemon.plans import Plans
 from monitor.identity import chain as chains
 from monitor.identity import delegations as rights
 from monitor.identity.chain import Chain, Link, Principal
 from monitor.identity.delegations import Delegations, DelegationsError, NotAuthorized, Permission
+from monitor.identity.grant import Grant
+from monitor.identity.grant_error import ProfileChanged
 from monitor.kernel import cgroup
 from monitor.kernel.peer import Peer
 from monitor.policy.plan import HostFeatures, Plan
@@ -31,7 +34,10 @@ MAX_PURPOSE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """What a session will be. `user` is whom CMD runs as; `chain` names on whose behalf."""
+    """What a session will be. `user` is whom CMD runs as; `chain` names on whose behalf.
+
+    `grant`: what it is started under, where that is no right of the caller's own.
+    """
 
     agent: str
     chain: Chain
@@ -41,6 +47,8 @@ class Admitted:
     plan: Plan
     expires: float | None
     workspace: str
+    purpose: str
+    grant: Grant | None = None
 
 
 class Admission:
@@ -52,6 +60,7 @@ class Admission:
         self.problem = ""  # why the delegations cannot be used: nobody may start anything then
         self._delegations: Delegations | None = None
         self._stamp: tuple[int, ...] | None = None
+        self._plans = Plans(host)
 
     def reload(self) -> None:
         """Read the delegations again where the file is another than the one that was read."""
@@ -65,34 +74,93 @@ class Admission:
         except DelegationsError as error:
             self.problem = str(error)
 
-    def judge(self, caller: Peer, request: LaunchRequest, session: str) -> Admitted:
-        """What the session with the id `session` will be; Refused says what is missing."""
+    def rights(self) -> Delegations:
+        """The delegations in force; Refused where they cannot be used."""
+        self.reload()
+        if self.problem or self._delegations is None:
+            raise Refused(
+                "nobody may start a session: the delegations cannot be used",
+                f"an administrator sees why in `rictl doctor` ({self.config.delegations})",
+            )
+        return self._delegations
+
+    def digest(self, name: str) -> str:
+        """The digest of a profile and all that it stands on. Refused."""
+        from monitor.profile import resolve
+        from monitor.profile.catalog import Catalog
+        from monitor.profile.errors import ProfileError
+
+        catalog = Catalog(self.config.profiles)
+        try:
+            return resolve.digest(resolve.resolve(catalog.load(name), catalog.load))
+        except ProfileError as error:
+            raise Refused(*_profile_refused(error, None)) from error
+
+    def judge(
+        self, caller: Peer, request: LaunchRequest, session: str, grant: Grant | None = None
+    ) -> Admitted:
+        """What the session with the id `session` will be; Refused says what is missing.
+
+        `grant` holds here and now for the caller; None: the caller's own rights count.
+        """
         self._outside(caller)
-        account = _account(caller.uid)
-        user = account if request.user is None else _named(request.user)
-        permission = self._authorize(caller, account, user, request)
+        account = accounts.of(caller.uid)
+        user = account if request.user is None else accounts.named(request.user)
+        if len(request.purpose) > MAX_PURPOSE:
+            raise Refused(f"the purpose is longer than {MAX_PURPOSE} characters")
+        if grant is None:
+            permission = self._authorize(caller, account, user, request)
+            ttl, until = _least(permission.ttl, request.ttl), math.inf
+            name, profiles = self._profiles(permission, request)
+        else:
+            _within(grant, request)
+            ttl, until = request.ttl, float(grant.expires)
+            name, profiles = self._granted(grant)
+        digest, plan = self._plan(profiles, request, session, user, ttl)
+        if plan.run_as_root and caller.uid != 0:
+            raise Refused(f"profile {name} runs as root: only root can start it")
+        if user.pw_uid == 0 and not plan.run_as_root:
+            raise Refused(
+                f"CMD would run as root, and profile {name} does not say `run_as: root`",
+                "name the user it is to run as: --user NAME",
+            )
+        ttl = _least(plan.limits.ttl, ttl)
+        ends = min(until, math.inf if ttl is None else time.time() + ttl)
+        expires = None if ends == math.inf else ends
+        if grant is None:
+            chain = self._chain(account, request, name, digest, expires)
+        else:
+            chain = grant.chain()
+        last = chain.links[-1]
+        return Admitted(
+            agent=last.delegate,
+            chain=chain,
+            user=user,
+            profile=name,
+            digest=digest,
+            plan=plan,
+            expires=expires,
+            workspace=plan.workspace,
+            purpose=request.purpose or last.purpose,
+            grant=grant,
+        )
+
+    def _chain(
+        self,
+        account: pwd.struct_passwd,
+        request: LaunchRequest,
+        profile: str,
+        digest: str,
+        expires: float | None,
+    ) -> Chain:
+        """The chain of one link that a right of the caller's own makes."""
         try:
             agent = chains.agent_id(self.config.trust_domain, request.agent)
         except ValueError as error:
             raise Refused(str(error)) from error
-        if len(request.purpose) > MAX_PURPOSE:
-            raise Refused(f"the purpose is longer than {MAX_PURPOSE} characters")
-        ttl = _least(permission.ttl, request.ttl)
-        profile, digest, plan = self._plan(permission, request, session, user, ttl)
-        if plan.run_as_root and caller.uid != 0:
-            raise Refused(f"profile {profile} runs as root: only root can start it")
-        if user.pw_uid == 0 and not plan.run_as_root:
-            raise Refused(
-                f"CMD would run as root, and profile {profile} does not say `run_as: root`",
-                "name the user it is to run as: --user NAME",
-            )
-        ttl = _least(plan.limits.ttl, ttl)
-        expires = None if ttl is None else time.time() + ttl
-        principal = Principal(account.pw_name, caller.uid)
-        link = Link(f"user:{account.pw_name}", agent, profile, digest, request.purpose, expires)
-        return Admitted(
-            agent, Chain(principal, (link,)), user, profile, digest, plan, expires, plan.workspace
-        )
+        principal = Principal(account.pw_name, account.pw_uid)
+        link = Link(principal.id, agent, profile, digest, request.purpose, expires)
+        return Chain(principal, (link,))
 
     def _outside(self, caller: Peer) -> None:
         """A session must not get another one beside it, with rules that are not its own."""
@@ -110,18 +178,13 @@ class Admission:
         user: pwd.struct_passwd,
         request: LaunchRequest,
     ) -> Permission:
-        self.reload()
-        if self.problem or self._delegations is None:
-            raise Refused(
-                "nobody may start a session: the delegations cannot be used",
-                f"an administrator sees why in `rictl doctor` ({self.config.delegations})",
-            )
+        delegations = self.rights()
         if caller.uid not in {user.pw_uid, 0}:
             raise Refused(f"only root can start a session as another user ({user.pw_name})")
         wanted = rights.Request(
             user=account.pw_name,
             uid=caller.uid,
-            groups=_groups(caller),
+            groups=accounts.groups(caller.gids),
             # For a file, its name: root needs some profile too.
             profile=request.profile if request.profile_text is None else request.profile_source,
             profile_file=request.profile_text is not None,
@@ -131,20 +194,14 @@ class Admission:
             run_as=user.pw_name,
         )
         try:
-            return self._delegations.authorize(wanted)
+            return delegations.authorize(wanted)
         except NotAuthorized as error:
             raise Refused(str(error)) from error
 
-    def _plan(
-        self,
-        permission: Permission,
-        request: LaunchRequest,
-        session: str,
-        user: pwd.struct_passwd,
-        ttl: int | None,
-    ) -> tuple[str, str, Plan]:
-        """(profile's name, digest of all profiles it stands on, plan)."""
-        from monitor.policy.compile import CompileError, Context, compile_plan
+    def _profiles(
+        self, permission: Permission, request: LaunchRequest
+    ) -> tuple[str, tuple[Profile, ...]]:
+        """The name of the profile that is asked for, and all profiles that it stands on."""
         from monitor.profile import resolve
         from monitor.profile.catalog import Catalog
         from monitor.profile.errors import ProfileError
@@ -152,33 +209,88 @@ class Admission:
 
         catalog = Catalog(self.config.profiles)
         try:
-            profile: Profile
             if request.profile_text is not None:
                 profile = parse(request.profile_text, request.profile_source or "profile")
             else:
                 profile = catalog.load(permission.profile)
-            profiles = resolve.resolve(profile, catalog.load)
+            return profile.name, resolve.resolve(profile, catalog.load)
+        except ProfileError as error:
+            raise Refused(*_profile_refused(error, request)) from error
+
+    def _granted(self, grant: Grant) -> tuple[str, tuple[Profile, ...]]:
+        """The name of the last profile along a grant, and all that must allow an action."""
+        from monitor.profile import resolve
+        from monitor.profile.catalog import Catalog
+        from monitor.profile.errors import ProfileError
+
+        catalog = Catalog(self.config.profiles)
+        found: dict[tuple[str, str], Profile] = {}
+        for name, digest in grant.profiles:
+            try:
+                profiles = resolve.resolve(catalog.load(name), catalog.load)
+            except ProfileError as error:
+                raise Refused(*_profile_refused(error, None)) from error
+            if resolve.digest(profiles) != digest:
+                changed = ProfileChanged(
+                    f"profile {name} is not the one that was delegated under this name"
+                )
+                raise Refused(str(changed), "make the grant again, with the profile as it is now")
+            # One that stands in the conjunction already would add nothing.
+            for profile in profiles:
+                found.setdefault((profile.name, resolve.digest((profile,))), profile)
+        if len(found) > resolve.MOST_LINKS:
+            raise Refused(
+                f"{len(found)} profiles stand along the grant; the kernel holds"
+                f" {resolve.MOST_LINKS}"
+            )
+        return grant.profiles[-1][0], tuple(found.values())
+
+    def _plan(
+        self,
+        profiles: tuple[Profile, ...],
+        request: LaunchRequest,
+        session: str,
+        user: pwd.struct_passwd,
+        ttl: int | None,
+    ) -> tuple[str, Plan]:
+        """(digest of all profiles, plan)."""
+        from monitor.policy.compile import CompileError, Context
+        from monitor.profile import resolve
+        from monitor.profile.errors import ProfileError
+
+        resolver = paths.Resolver()
+        try:
             context = Context(
-                workspace=paths.resolve(request.workspace),
-                home=paths.resolve(user.pw_dir),
+                workspace=resolver(request.workspace),
+                home=resolver(user.pw_dir),
                 session=session,
                 uid=user.pw_uid,
                 ttl=ttl,
                 observe=request.observe,
-                resolve=paths.resolve,
+                resolve=resolver,
             )
-            plan = compile_plan(profiles, context, self.host)
-            return profile.name, resolve.digest(profiles), plan
+            digest = resolve.digest(profiles)
+            return digest, self._plans.compile(profiles, digest, context)
         except ProfileError as error:
             raise Refused(*_profile_refused(error, request)) from error
         except (CompileError, ValueError, OSError) as error:
             raise Refused(f"the profile cannot be held here: {_line(error)}") from error
 
 
-def _profile_refused(error: ProfileError, request: LaunchRequest) -> tuple[str, str]:
+def _within(grant: Grant, request: LaunchRequest) -> None:
+    """A grant says itself what runs under it. Refused."""
+    if request.observe:
+        raise Refused("a grant gives no session without enforcement (--observe)")
+    domain, _, name = grant.agent.removeprefix("spiffe://").partition("/agent/")
+    if request.agent not in {"", name}:
+        raise Refused(f"the grant is for the agent {name} of {domain}, not for {request.agent}")
+
+
+def _profile_refused(error: ProfileError, request: LaunchRequest | None) -> tuple[str, str]:
     more = len(error.problems) - 1
     reason = f"the profile cannot be used: {error.problems[0]}" + (f" (+{more})" if more else "")
-    checked = request.profile_source if request.profile_text is not None else "FILE"
+    own = request is not None and request.profile_text is not None
+    checked = request.profile_source if request is not None and own else "FILE"
     return reason, f"all problems: rictl profile check {checked}"
 
 
@@ -197,31 +309,6 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_size
-
-
-def _account(uid: int) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwuid(uid)
-    except KeyError:
-        raise Refused(f"user id {uid} has no name on this host") from None
-
-
-def _named(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except (KeyError, ValueError):
-        raise Refused(f"no user {name!r} on this host") from None
-
-
-def _groups(caller: Peer) -> tuple[str, ...]:
-    """Names of the groups that the kernel says the caller is in, as far as they have one."""
-    names = []
-    for gid in sorted(caller.gids):
-        try:
-            names.append(grp.getgrgid(gid).gr_name)
-        except KeyError:
-            continue
-    return tuple(names)
 
 
 def start_time(pid: int) -> int:

@@ -33,13 +33,14 @@ from monitor.daemon.answers import BadRequest
 from monitor.daemon.context import Context
 from monitor.daemon.doctor import diagnose
 from monitor.daemon.ending import EndingFailed, Step
+from monitor.daemon.grant_api import GrantApi
 from monitor.daemon.log import Log
 from monitor.kernel import cgroup
 from monitor.kernel.peer import Peer, gone, peer_of
 from monitor.session.registry import UnknownSession
 from monitor.session.session import Hold, IllegalTransition, Session
 
-LARGEST_BODY = 16 * 1024
+LARGEST_BODY = 20 * 1024  # a grant, and the JSON around it
 # A follower is sent what came in this time together.
 FOLLOW_SECONDS = 0.05
 KEEP_ALIVE_SECONDS = 30.0
@@ -69,6 +70,7 @@ class Api:
                 web.get("/v1/log/verify", self.verify),
                 web.get("/v1/doctor", self.doctor),
                 web.get("/v1/metrics", self.metrics),
+                *GrantApi(context, self.access).routes(),
             ]
         )
         self._runner = web.AppRunner(

@@ -8,21 +8,30 @@ cannot change what a running daemon does. Imports of both stay inside `load`.
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 DEFAULT_FILE = Path("/etc/ri/config.yaml")
 # The profiles that come with the software; those under /etc/ri are looked at first.
 SHIPPED_PROFILES = Path(__file__).resolve().parents[2] / "profiles"
 INSTANCE_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"
 TRUST_DOMAIN_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,254}$"
+HOST_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 API_SOCKET = "ri.sock"
 LAUNCH_SOCKET = "launch.sock"
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message is one line per problem, with its place."""
+
+
+def _host_name() -> str:
+    """What the host calls itself; one that a grant cannot say must not keep the daemon down."""
+    name = os.uname().nodename
+    return name if re.fullmatch(HOST_PATTERN, name) else "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +45,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """`socket` is the API's path; the launch socket stands beside it, as does the lock."""
+    """`socket` is the API's path; the launch socket stands beside it, as does the lock.
+
+    `host` and `host_groups` are what grants call this host.
+    """
 
     instance: str = "ri"
     socket: Path = Path("/run/ri/ri.sock")
@@ -45,6 +57,9 @@ class Config:
     profiles: tuple[Path, ...] = (Path("/etc/ri/profiles"), SHIPPED_PROFILES)
     delegations: Path = Path("/etc/ri/delegations.yaml")
     admin_group: str = "ri-admin"
+    host: str = field(default_factory=_host_name)
+    host_groups: tuple[str, ...] = ()
+    keys: Path = Path("/etc/ri/keys")
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -75,6 +90,9 @@ class Config:
             profiles=tuple(Path(path) for path in data["profiles"]),
             delegations=Path(data["delegations"]),
             admin_group=data["admin_group"],
+            host=data["host"],
+            host_groups=tuple(data["host_groups"]),
+            keys=Path(data["keys"]),
             limits=Limits(**data["limits"]),
         )
 
@@ -101,6 +119,9 @@ def load(path: Path) -> Config:
         profiles: list[Path] = Field(default=list(Config().profiles), min_length=1)
         delegations: Path = Config().delegations
         admin_group: str = Field(default=Config().admin_group, min_length=1)
+        host: str = Field(default=Config().host, pattern=HOST_PATTERN)
+        host_groups: list[Annotated[str, Field(pattern=HOST_PATTERN)]] = []
+        keys: Path = Config().keys
         limits: LimitsFile = LimitsFile()
 
     try:
@@ -130,6 +151,9 @@ def load(path: Path) -> Config:
         profiles=tuple(parsed.profiles),
         delegations=parsed.delegations,
         admin_group=parsed.admin_group,
+        host=parsed.host,
+        host_groups=tuple(parsed.host_groups),
+        keys=parsed.keys,
         limits=Limits(**parsed.limits.model_dump()),
     )
     check_paths(config)
@@ -138,7 +162,7 @@ def load(path: Path) -> Config:
 
 def check_paths(config: Config) -> None:
     """ConfigError where a path is not absolute: the daemon's working directory is `/`."""
-    for path in (config.socket, config.state, config.delegations, *config.profiles):
+    for path in (config.socket, config.state, config.delegations, config.keys, *config.profiles):
         if not path.is_absolute():
             raise ConfigError(f"{path} must be an absolute path")
 

@@ -35,6 +35,7 @@ class LaunchRequest:
     `profile` is a name; or `profile_text` is the content of a file that the launcher read as the
     caller, and `profile_source` its name for messages. `workspace` and `cwd` are absolute. `ttl`
     in seconds. `user`: the name CMD is to run as, None: the caller. `argv0` is for the record.
+    `grant` is a grant's text; then no profile is named, and `agent` may be "": the grant's.
     """
 
     agent: str
@@ -48,6 +49,7 @@ class LaunchRequest:
     observe: bool = False
     user: str | None = None
     argv0: str = ""
+    grant: str | None = None
 
 
 @dataclass(slots=True)

@@ -21,12 +21,17 @@ def read(message: Message) -> LaunchRequest:
         raise ProtocolError("request: profile and profile_text exclude each other")
     if (text is None) is not (source is None):
         raise ProtocolError("request: profile_text and profile_source go together")
+    grant = message.get("grant")
+    if grant is not None and (profile is not None or text is not None):
+        raise ProtocolError("request: a grant and a profile exclude each other")
+    # Only a grant names the agent itself.
+    agent = message.one("agent") if grant is None else message.get("agent") or b""
     observe = message.get("observe")
     if observe not in (None, TRUE):
         raise ProtocolError("request: observe is not 1")
     user = message.get("user")
     return LaunchRequest(
-        agent=_text(message.one("agent"), "the agent's name"),
+        agent=_text(agent, "the agent's name"),
         workspace=_folder(message, "workspace"),
         cwd=_folder(message, "cwd"),
         profile=None if profile is None else _text(profile, "the profile's name"),
@@ -37,6 +42,7 @@ def read(message: Message) -> LaunchRequest:
         observe=observe is not None,
         user=None if user is None else _text(user, "the user's name"),
         argv0=(message.get("argv0") or b"").decode("utf-8", "backslashreplace"),
+        grant=None if grant is None else _text(grant, "the grant"),
     )
 
 

@@ -20,6 +20,7 @@ from monitor.daemon import ending
 from monitor.daemon.admission import Admission, Admitted, start_time
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.ending import EndingFailed, Step, Steps
+from monitor.daemon.grants import Grants
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.notices import Notices
 from monitor.kernel.cgroup import Cgroup, instance_root
@@ -42,6 +43,7 @@ class Sessions:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.admission = Admission(context.config, context.host)
+        self.grants = Grants(context.config, context.registry.ledger, self.admission)
         self.notices = Notices()
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
 
@@ -51,8 +53,12 @@ class Sessions:
         """A session in LAUNCHING: cgroup, limits, tables and registry in place. Refused."""
         self._require_room(caller)
         identity = new_id()
-        admitted = self.admission.judge(caller, request, identity)
+        grant = None if request.grant is None else self.grants.admit(caller, request)
+        admitted = self.admission.judge(caller, request, identity, grant)
         try:
+            if grant is not None:
+                # A launch that fails from here on has used it.
+                self.grants.use(grant, identity)
             return self._put_in_force(identity, caller, admitted)
         except (OSError, ValueError, sqlite3.Error) as error:
             raise Refused(f"the session cannot be put in force: {error}") from error
@@ -82,6 +88,9 @@ class Sessions:
             "missing": list(plan.missing),
             "limits": asdict(plan.limits) | {"processes": self._processes(plan)},
         }
+        blocks = registry.ledger.blocks(session.id)
+        if blocks:
+            details["grant"] = blocks
         recording.daemon_record(
             session, Verb.SESSION_LAUNCH, session.profile, details | facts, pid=pid
         )
@@ -221,7 +230,7 @@ class Sessions:
                 gid=admitted.user.pw_gid,
                 profile=admitted.profile,
                 digest=admitted.digest,
-                purpose=admitted.chain.links[-1].purpose,
+                purpose=admitted.purpose,
                 workspace=admitted.workspace,
                 created=time.time(),
                 expires=admitted.expires,

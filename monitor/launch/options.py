@@ -11,6 +11,7 @@ Run CMD, and everything it starts, in a session that may do only what its profil
 options:
   --profile NAME|FILE  profile by name, or a file (has a `/` or ends in .yaml, .yml);
                        without it, the first that your delegation names
+  --grant FILE         what somebody delegated (rictl delegate): it names agent and profiles
   --agent NAME         name of the agent in records (default: the profile's name)
   --ttl DURATION       end the session after this time: 90s, 30m, 8h, 7d
   --purpose TEXT       what it is for, in one line, for the records
@@ -34,6 +35,7 @@ examples:
   ri-exec --profile coding-agent --ttl 30m --purpose "fix issue 12" -- codex
   ri-exec --profile ./agent.yaml --workspace ~/project -- python3 agent.py
   ri-exec --profile ci-agent --observe -- make test
+  ri-exec --grant tester.grant -- make test
   sudo ri-exec --profile ci-agent --user builder -- make test
 """
 TAKES_VALUE = ("profile", "agent", "ttl", "purpose", "workspace", "user", "grant")
@@ -65,8 +67,10 @@ class Options:
 
     @property
     def agent(self) -> str:
-        """The agent's name: as given, or the profile's."""
+        """The agent's name: as given, or the profile's; "": the grant's."""
         name = self.values.get("agent")
+        if name is None and "grant" in self.values:
+            return ""
         if name is None:
             name = os.path.basename(self.values.get("profile", DEFAULT_AGENT))
             for ending in FILE_ENDINGS:
@@ -108,13 +112,13 @@ def parse(arguments: list[str]) -> Options:
 
 
 def _take(options: Options, name: str, value: str) -> None:
-    if name == "grant":
-        raise UsageError("--grant comes with a later release")
     if not value:
         raise UsageError(f"--{name} needs a value")
     if name in options.values:
         raise UsageError(f"--{name} is given twice")
     options.values[name] = value
+    if "grant" in options.values and "profile" in options.values:
+        raise UsageError("--grant and --profile exclude each other: the grant names its profiles")
 
 
 def launch_socket() -> str:

@@ -12,7 +12,9 @@ from monitor.launch.failure import REFUSED, LaunchError, printable
 from monitor.launch.options import Options, UsageError
 from monitor.launch.protocol import ProtocolError
 
-MAX_PROFILE = 49152  # bytes of a profile file; it shares a message with other fields
+# Bytes of files that share a message with other fields.
+MAX_PROFILE = 49152
+MAX_GRANT = 16384 + 1  # and the end of its line
 
 
 def main(arguments: list[str]) -> int:
@@ -105,8 +107,10 @@ def request(options: Options) -> list[tuple[str, bytes]]:
         wanted["observe"] = "1"
     fields = [(name, os.fsencode(value)) for name, value in wanted.items()]
     file = options.profile_file
-    if file is not None:
-        fields.append(("profile_text", read_profile(file)))
+    if "grant" in values:
+        fields.append(("grant", read_file(values["grant"], "grant", MAX_GRANT)))
+    elif file is not None:
+        fields.append(("profile_text", read_file(file, "profile", MAX_PROFILE)))
         fields.append(("profile_source", os.fsencode(os.path.abspath(file))))
     elif "profile" in values:
         fields.append(("profile", os.fsencode(values["profile"])))
@@ -114,18 +118,18 @@ def request(options: Options) -> list[tuple[str, bytes]]:
     return fields
 
 
-def read_profile(file: str) -> bytes:
-    """The profile's text, read as the person who started us."""
+def read_file(file: str, kind: str, most: int) -> bytes:
+    """The text of a profile or grant, read as the person who started us."""
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as opened:
-            text = opened.read(MAX_PROFILE + 1)
+            text = opened.read(most + 1)
     except OSError as error:
         raise LaunchError(f"cannot read {file}: {os.strerror(error.errno or 0)}") from error
-    if len(text) > MAX_PROFILE:
-        raise LaunchError(f"{file} is larger than {MAX_PROFILE} bytes, which a profile may have")
+    if len(text) > most:
+        raise LaunchError(f"{file} is larger than {most} bytes, which a {kind} may have")
     if b"\0" in text:
-        raise LaunchError(f"{file} is no profile: it holds a NUL byte")
+        raise LaunchError(f"{file} is no {kind}: it holds a NUL byte")
     return text
 
 

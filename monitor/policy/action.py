@@ -53,6 +53,8 @@ class Verb(Enum):
     SESSION_END = "session.end"
     SESSION_STATE = "session.state"  # frozen, thawed, killed, expired
     SESSION_LOST = "session.lost"  # records that were dropped under load
+    GRANT_MAKE = "grant.make"
+    GRANT_REVOKE = "grant.revoke"
     DAEMON_START = "daemon.start"
     DAEMON_GAP = "daemon.gap"  # the time in which no daemon was reading
 

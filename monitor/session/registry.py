@@ -21,6 +21,7 @@ from typing import Any
 from monitor.identity import chain as chains
 from monitor.policy import plan_json
 from monitor.policy.plan import Plan
+from monitor.session.ledger import Ledger
 from monitor.session.session import Hold, Session, State
 
 KEEP_ENDED = 1000
@@ -73,6 +74,7 @@ class Registry:
         """Open or make the database at `path`; sqlite3.Error where it cannot be used."""
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        self.ledger = Ledger(path)
         self.problem = ""  # why changes wait to be committed
         self._unsaved: dict[str, Session] = {}
         self._live: dict[str, Session] = {}
@@ -82,6 +84,7 @@ class Registry:
 
     def close(self) -> None:
         self._database.close()
+        self.ledger.close()
 
     def next_policy_ids(self, count: int) -> tuple[int, ...]:
         """Policy ids that no other session of this instance has had."""
@@ -197,6 +200,7 @@ class Registry:
             (State.ENDED.value, State.ENDED.value, KEEP_ENDED),
         )
         self._database.execute("DELETE FROM plans WHERE digest NOT IN (SELECT plan FROM sessions)")
+        self.ledger.prune(row[0] for row in self._database.execute("SELECT id FROM sessions"))
 
     def _remember(self, session: Session) -> None:
         self._live[session.id] = session

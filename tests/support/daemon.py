@@ -96,6 +96,7 @@ class Daemon:
             "trust_domain": "test.example",
             "profiles": [str(self.profiles), str(ROOT / "profiles")],
             "delegations": str(self.delegations),
+            "keys": str(self.folder / "keys"),
         }
         self.write(self.config, settings | (config or {}))
 

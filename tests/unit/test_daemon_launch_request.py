@@ -32,6 +32,16 @@ def test_a_request_by_file() -> None:
     assert (found.profile_text, found.profile_source) == ("name: x\n", "/h/\udcff.yaml")
 
 
+def test_a_request_by_grant_names_an_agent_or_not() -> None:
+    found = launch_request.read(request(grant=b"ri1.x"))
+    assert (found.grant, found.profile, found.agent) == ("ri1.x", None, "demo/a")
+    fields = (("grant", b"ri1.x"), ("workspace", b"/w"), ("cwd", b"/c"))
+    message = protocol.decode(protocol.encode(protocol.REQUEST, *fields))
+    assert launch_request.read(message).agent == ""
+    with pytest.raises(ProtocolError, match="agent is missing"):
+        launch_request.read(protocol.decode(protocol.encode(protocol.REQUEST, *fields[1:])))
+
+
 def test_paths_that_are_no_text_pass_and_the_command_is_made_readable() -> None:
     found = launch_request.read(request(workspace=b"/\xff", argv0=b"\xff\n"))
     assert found.workspace == "/\udcff"
@@ -44,6 +54,8 @@ def test_paths_that_are_no_text_pass_and_the_command_is_made_readable() -> None:
         {"profile": b"p", "profile_text": b"x", "profile_source": b"/x"},
         {"profile_text": b"x"},
         {"profile_source": b"/x"},
+        {"grant": b"ri1.", "profile": b"p"},
+        {"grant": b"ri1.", "profile_text": b"x", "profile_source": b"/x"},
         {"workspace": b"w"},
         {"cwd": b""},
         {"observe": b"yes"},
@@ -61,6 +73,7 @@ def test_what_our_launcher_never_sends(fields: dict[str, bytes]) -> None:
         ({"purpose": b"a\xff"}, r"purpose is not UTF-8 \(byte 1\)"),
         ({"profile": b"\xff"}, "profile's name is not UTF-8"),
         ({"profile_text": b"\xff", "profile_source": b"/x.yaml"}, "profile /x.yaml is not UTF-8"),
+        ({"grant": b"\xff"}, "the grant is not UTF-8"),
         ({"ttl": b"soon"}, "--ttl: 'soon' is not a duration"),
         ({"ttl": b"\xff"}, "ttl is not UTF-8"),
     ],

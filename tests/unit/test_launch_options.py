@@ -42,7 +42,8 @@ def test_the_first_word_that_is_no_option_is_the_command() -> None:
         (["-x", "ls"], "unknown option -x"),
         (["-", "ls"], "unknown option -"),
         (["--observe=1", "ls"], "unknown option --observe=1"),
-        (["--grant", "f", "ls"], "later release"),
+        (["--grant", "f", "--profile", "p", "ls"], "exclude each other"),
+        (["--profile", "p", "--grant", "f", "ls"], "exclude each other"),
     ],
 )
 def test_what_cannot_be_understood(words: list[str], what: str) -> None:
@@ -55,7 +56,7 @@ def test_help_and_version_need_no_command() -> None:
     assert text is not None
     assert all(len(line) <= 100 for line in text.splitlines())
     for name in options.TAKES_VALUE:
-        assert (f"--{name} " in text) is (name != "grant")
+        assert f"--{name} " in text
     assert parse(["-h"]).done == text
     assert (parse(["--version"]).done or "").startswith("ri-exec ")
 
@@ -78,6 +79,11 @@ def test_a_profile_is_a_name_or_a_file(profile: str, file: bool, agent: str) -> 
 
 def test_without_a_profile_the_agent_has_a_name_too() -> None:
     assert parse(["ls"]).agent == options.DEFAULT_AGENT
+
+
+def test_a_grant_names_the_agent_itself() -> None:
+    assert parse(["--grant", "f", "ls"]).agent == ""
+    assert parse(["--grant", "f", "--agent", "coder", "ls"]).agent == "coder"
 
 
 def test_the_launch_socket_stands_beside_the_api(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the API that makes, judges and takes back grants.
+
+GET  /v1/grants/key      the public key of this host's grants, for the `trusted` of others
+POST /v1/grants          make one on behalf of the caller
+POST /v1/grants/check    whether one holds here and now for the user it is for
+POST /v1/grants/revoke   take one back, with all that was narrowed from it, and end what runs
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sqlite3
+from typing import Any
+
+from aiohttp import web
+
+from monitor.audit.store import StoreError
+from monitor.daemon import accounts
+from monitor.daemon.access import Access, Forbidden
+from monitor.daemon.answers import LONGEST_TEXT, BadRequest
+from monitor.daemon.context import Context, Refused
+from monitor.daemon.grants import Wanted
+from monitor.daemon.keys import KeysError
+from monitor.identity import grant as tokens
+from monitor.identity.grant import Grant
+from monitor.identity.grant_error import BadSignature, GrantError, Malformed
+from monitor.identity.grant_json import to_json
+from monitor.kernel.peer import Peer
+from monitor.policy.action import Verb, Verdict
+from monitor.profile import durations
+from monitor.session.registry import UnknownSession
+
+# Of an Ed25519 signature, in hexadecimal.
+_REVOCATION_ID = re.compile(r"[0-9a-f]{128}")
+_MAKE = {
+    "agent": str,
+    "profile": str,
+    "ttl": str,
+    "purpose": str,
+    "depth": int,
+    "uses": int,
+    "bearer": str,
+    "host_group": str,
+}
+
+
+class GrantApi:
+    """Answers for the paths under /v1/grants."""
+
+    def __init__(self, context: Context, access: Access) -> None:
+        self.context = context
+        self.access = access
+
+    def routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/v1/grants/key", self.key),
+            web.post("/v1/grants", self.make),
+            web.post("/v1/grants/check", self.check),
+            web.post("/v1/grants/revoke", self.revoke),
+        ]
+
+    async def key(self, _request: web.Request) -> web.Response:
+        try:
+            return _json({"key": f"ed25519/{self.context.sessions.grants.keys.public()}"})
+        except KeysError as error:
+            raise Forbidden(str(error)) from error
+
+    async def make(self, request: web.Request) -> web.Response:
+        given = fields(await request.read(), _MAKE)
+        for name in ("agent", "profile"):
+            if name not in given:
+                raise BadRequest(f"{name} is missing")
+        if "ttl" in given:
+            try:
+                given["ttl"] = durations.seconds(given["ttl"])
+            except ValueError as error:
+                raise BadRequest(f"ttl: {error}") from error
+        caller: Peer = request["caller"]
+        try:
+            text = self.context.sessions.grants.make(caller, Wanted(**given))
+        except Refused as error:
+            raise Forbidden(error.reason) from error
+        made = tokens.read(text)
+        self.context.recording.daemon_record(
+            None,
+            Verb.GRANT_MAKE,
+            made.agent,
+            to_json(made),
+            pid=caller.pid,
+        )
+        return _json({"grant": text} | to_json(made))
+
+    async def check(self, request: web.Request) -> web.Response:
+        given = fields(await request.read(), {"grant": str})
+        if "grant" not in given:
+            raise BadRequest("grant is missing")
+        service = self.context.sessions.grants
+        problem = ""
+        try:
+            found = tokens.read(given["grant"])
+        except (Malformed, BadSignature) as error:
+            raise BadRequest(str(error)) from error
+        try:
+            service.judge(given["grant"], found.origin.bearer)
+        except GrantError as error:
+            problem = str(error)
+        except Refused as error:
+            problem = error.reason
+        used = [service.ledger.used(identity) for identity, _most in found.uses]
+        return _json({"holds": not problem, "problem": problem, "used": used})
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        given = fields(await request.read(), {"grant": str, "id": str, "why": str})
+        caller: Peer = request["caller"]
+        identity = self._to_revoke(caller, given)
+        service, why = self.context.sessions.grants, given.get("why", "")
+        by = f"user:{accounts.of(caller.uid).pw_name}"
+        try:
+            service.ledger.revoke(identity, why)
+            concerned = service.ledger.sessions(identity)
+        except sqlite3.Error as error:
+            raise StoreError(f"the revocation cannot be written: {error}") from error
+        self.context.recording.daemon_record(
+            None,
+            Verb.GRANT_REVOKE,
+            identity,
+            {"by": by, "why": why},
+            verdict=Verdict.KILL,
+            reason=why,
+            pid=caller.pid,
+        )
+        live = [each for each in self.context.registry.live() if each.id in concerned]
+        reason = "its grant was revoked" + (f": {why}" if why else "")
+        kill = self.context.sessions.kill
+        outcomes = await asyncio.gather(
+            *(kill(each, reason, by) for each in live), return_exceptions=True
+        )
+        for outcome in outcomes:
+            # What could not be taken down is denied everything, and tried again.
+            if isinstance(outcome, BaseException) and not isinstance(outcome, UnknownSession):
+                raise outcome
+        return _json({"revoked": identity, "sessions": [each.id for each in live]})
+
+    def _to_revoke(self, caller: Peer, given: dict[str, Any]) -> str:
+        """The revocation id that is meant, where the caller may take it back."""
+        if ("grant" in given) is ("id" in given):
+            raise BadRequest("either grant or id is given")
+        if "id" in given:
+            self.access.require_admin(caller)
+            if not _REVOCATION_ID.fullmatch(given["id"]):
+                raise BadRequest("id is a revocation id: 128 hexadecimal digits")
+            return str(given["id"])
+        try:
+            found = tokens.read(given["grant"])
+            trusted = self.context.sessions.grants.keys.trusted()
+        except (Malformed, BadSignature) as error:
+            raise BadRequest(str(error)) from error
+        except KeysError as error:
+            raise Forbidden(str(error)) from error
+        if not self.access.administers(caller) and not _is_principal(caller, found, trusted):
+            raise Forbidden("only who delegated, and administrators, may revoke a grant")
+        return found.revocation_ids[-1]
+
+
+def _is_principal(caller: Peer, grant: Grant, trusted: dict[str, str]) -> bool:
+    """Anybody can sign a grant that names the caller; only a trusted key makes it true."""
+    return grant.key in trusted and grant.origin.principal.uid == caller.uid
+
+
+def fields(body: bytes, known: dict[str, type]) -> dict[str, Any]:
+    """The fields of a JSON object, each of its type and none unknown; null: it is not there."""
+    try:
+        data = json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("the body is not JSON") from error
+    if not isinstance(data, dict):
+        raise BadRequest("the body is a JSON object")
+    found = {}
+    for name, value in data.items():
+        if name not in known:
+            raise BadRequest(f"unknown field {name[:40]!r}")
+        if value is None:
+            continue
+        if type(value) is not known[name]:
+            kind = "text" if known[name] is str else "a whole number"
+            raise BadRequest(f"{name} is {kind}")
+        longest = tokens.LARGEST + 1 if name == "grant" else LONGEST_TEXT
+        if isinstance(value, str) and len(value) > longest:
+            raise BadRequest(f"{name} is longer than {longest} characters")
+        found[name] = value
+    return found
+
+
+def _json(data: Any) -> web.Response:
+    return web.Response(text=json.dumps(data), content_type="application/json")
