@@ -25,6 +25,8 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+#define CALL_BIND 49		/* asm/unistd_64.h */
+
 struct registers {
 	u64 arguments[6];
 };
@@ -81,7 +83,7 @@ static __always_inline void find_claims(int nr, struct registers *registers, str
 	case 266:			/* symlinkat */
 		*claims = (struct claims){ { c, b, true } };
 		break;
-	case 49:			/* bind */
+	case CALL_BIND:
 		*claims = (struct claims){ { b + SUN_PATH, AT_FDCWD, true } };
 		break;
 	default:
@@ -93,7 +95,7 @@ static __always_inline void find_claims(int nr, struct registers *registers, str
 static __always_inline u64 learn_base(u64 cgroup, struct claim *claim)
 {
 	struct place place;
-	u64 fs = 0, file;
+	u64 fs = 0, file, path;
 	char first = 0;
 
 	if (!claim->given)
@@ -102,13 +104,14 @@ static __always_inline u64 learn_base(u64 cgroup, struct claim *claim)
 		return 0;
 	if (claim->base == AT_FDCWD) {
 		READ(fs, bpf_get_current_task(), OFF_task_struct_fs);
-		find_path(&place, fs + OFF_fs_struct_pwd);
+		path = fs + OFF_fs_struct_pwd;
 	} else {
 		file = file_of_descriptor(claim->base);
 		if (!file)
 			return 0;
-		find_path(&place, file + OFF_file_f_path);
+		path = file + OFF_file_f_path;
 	}
+	find_path(&place, path);
 	return learn_directory(cgroup, &place);
 }
 
@@ -170,21 +173,6 @@ static __always_inline bool refusal(long ret)
 	return ret == -EACCES || ret == -EPERM || ret == -EROFS || ret == -EXDEV || ret == -EBUSY;
 }
 
-/* sys_exit of calls that change a name or what is recorded with it: done or refused. */
-int ri_change_exit(struct sys_exit *ctx)
-{
-	struct registers registers;
-	struct claims claims;
-	u64 cgroup;
-
-	if ((ctx->ret < 0 && !refusal(ctx->ret)) || !session_of(&cgroup))
-		return 0;
-	read_registers(&registers);
-	find_claims(ctx->nr, &registers, &claims);
-	send_path_call(ctx, cgroup, &claims, 0);
-	return 0;
-}
-
 /* What a refused open asked for. */
 static __always_inline u16 asked_flags(int nr, struct registers *registers)
 {
@@ -208,37 +196,48 @@ static __always_inline u16 asked_flags(int nr, struct registers *registers)
 	       (flags & O_CREAT ? RI_CREATED : 0);
 }
 
-/* sys_exit of opens and execs: refused ones. */
-int ri_refused_path_exit(struct sys_exit *ctx)
+/* Calls of which only refusals are told here: what succeeded, other programs record. */
+static __always_inline bool only_refused(int nr)
 {
-	struct registers registers;
-	struct claims claims;
-	u64 cgroup;
-
-	if (!refusal(ctx->ret) || !session_of(&cgroup))
-		return 0;
-	read_registers(&registers);
-	find_claims(ctx->nr, &registers, &claims);
-	send_path_call(ctx, cgroup, &claims, asked_flags(ctx->nr, &registers));
-	return 0;
+	switch (nr) {
+	case 2: case 257: case 437: case 85:	/* open, openat, openat2, creat */
+	case 59: case 322:			/* execve, execveat */
+	case CALL_BIND:
+		return true;
+	}
+	return false;
 }
 
-/* sys_exit of bind: a unix name that was refused; internet ones are the cgroup programs'. */
-int ri_bind_exit(struct sys_exit *ctx)
+/* bind of an internet socket is the cgroup programs' to tell. */
+static __always_inline bool names_no_path(int nr, struct registers *registers)
+{
+	u16 family = 0;
+
+	if (nr != CALL_BIND)
+		return false;
+	bpf_probe_read_user(&family, sizeof(family), (void *)registers->arguments[1]);
+	return family != AF_UNIX;
+}
+
+/*
+ * sys_exit of every call that names a path: one program, because each copy of what it inlines costs
+ * the loader a quarter of a second.
+ */
+int ri_path_exit(struct sys_exit *ctx)
 {
 	struct registers registers;
 	struct claims claims;
 	u64 cgroup;
-	u16 family = 0;
 
-	if (!refusal(ctx->ret) || !session_of(&cgroup))
+	if (!refusal(ctx->ret) && (ctx->ret < 0 || only_refused(ctx->nr)))
+		return 0;
+	if (!session_of(&cgroup))
 		return 0;
 	read_registers(&registers);
-	bpf_probe_read_user(&family, sizeof(family), (void *)registers.arguments[1]);
-	if (family != AF_UNIX)
+	if (names_no_path(ctx->nr, &registers))
 		return 0;
 	find_claims(ctx->nr, &registers, &claims);
-	send_path_call(ctx, cgroup, &claims, 0);
+	send_path_call(ctx, cgroup, &claims, asked_flags(ctx->nr, &registers));
 	return 0;
 }
 

@@ -37,13 +37,12 @@ UNIX_PROGRAMS = {
 # Calls this kernel lacks are left out.
 CALL_EXITS = {
     "ri_open_exit": "open openat openat2 creat",
-    "ri_refused_path_exit": "open openat openat2 creat execve execveat",
-    "ri_change_exit": (
-        "unlink unlinkat rmdir rename renameat renameat2 link linkat symlink symlinkat mkdir"
+    "ri_path_exit": (
+        "open openat openat2 creat execve execveat bind"
+        " unlink unlinkat rmdir rename renameat renameat2 link linkat symlink symlinkat mkdir"
         " mkdirat mknod mknodat truncate ftruncate chmod fchmod fchmodat chown fchown lchown"
         " fchownat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
     ),
-    "ri_bind_exit": "bind",
     "ri_listen_exit": "listen",
     "ri_refused_call_exit": (
         "socket setsockopt ioctl kill tkill tgkill ptrace process_vm_readv process_vm_writev"

@@ -19,6 +19,8 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,18 +129,44 @@ def _replace(folder: Path, others: list[Path], text: str, cgroup: Path, unix_hoo
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(mode=0o700)
     try:
-        module = _compile(text)
-        for name in MAPS:
-            bpf.pin(module[name].map_fd, folder / name)
-        for other in others:
-            _carry_over(other, folder)
-        for name, link in _attach(module, cgroup, unix_hooks):
-            bpf.pin(link, folder / f"link_{name}")
-            os.close(link)
+        with _call_exits() as opening:
+            module = _compile(text)
+            for name in MAPS:
+                bpf.pin(module[name].map_fd, folder / name)
+            for other in others:
+                _carry_over(other, folder)
+            for name, link in _attach(module, cgroup, unix_hooks, opening.result()):
+                bpf.pin(link, folder / f"link_{name}")
+                os.close(link)
         bpf.pin(module["lost"].map_fd, folder / pins.COMPLETE)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _call_exits() -> Iterator[Future[list[tuple[str, str, int]]]]:
+    """(program, call, perf event) for each of CALL_EXITS, opened while the probes compile.
+
+    Each has to wait until every processor has noticed its tracepoint, which adds up to a second.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        opening = pool.submit(_open_call_exits)
+        try:
+            yield opening
+        finally:
+            for _program, _call, event in opening.result():
+                os.close(event)
+
+
+def _open_call_exits() -> list[tuple[str, str, int]]:
+    opened = []
+    for program, calls in CALL_EXITS.items():
+        for call in calls.split():
+            number = tracing.tracepoint_id("syscalls", f"sys_exit_{call}")
+            if number is not None:
+                opened.append((program, call, tracing.open_tracepoint(number)))
+    return opened
 
 
 def _compile(text: str) -> Any:
@@ -170,21 +198,18 @@ def _carry_over(old: Path, new: Path) -> None:
         target.close()
 
 
-def _attach(module: Any, cgroup: Path, unix_hooks: bool) -> Iterator[tuple[str, int]]:
+def _attach(
+    module: Any, cgroup: Path, unix_hooks: bool, call_exits: list[tuple[str, str, int]]
+) -> Iterator[tuple[str, int]]:
     """Attach every program; yields (name, link descriptor) for pinning."""
     for name, tracepoint in RAW_TRACEPOINTS.items():
         yield name, bpf.open_raw_tracepoint(tracepoint, _program(module, name, PROG_RAW_TRACEPOINT))
-    if tracing.tracepoint_id("syscalls", "sys_exit_openat") is None:
+    if "openat" not in (call for _name, call, _event in call_exits):
         raise LoadError("this kernel has no system call tracepoints (CONFIG_FTRACE_SYSCALLS)")
-    for name, calls in CALL_EXITS.items():
+    for name, call, event in call_exits:
         program = _program(module, name, PROG_TRACEPOINT)
-        for call in calls.split():
-            number = tracing.tracepoint_id("syscalls", f"sys_exit_{call}")
-            if number is not None:
-                event = tracing.open_tracepoint(number)
-                link = bpf.create_link(program, event, bpf.BPF_PERF_EVENT, f"sys_exit_{call}")
-                yield f"{name}_{call}", link
-                os.close(event)
+        link = bpf.create_link(program, event, bpf.BPF_PERF_EVENT, f"sys_exit_{call}")
+        yield f"{name}_{call}", link
     target = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         programs = CGROUP_PROGRAMS | (UNIX_PROGRAMS if unix_hooks else {})
