@@ -22,7 +22,9 @@ QUOTED = re.compile(r"`([^`]+)`")
 
 FILES = (
     Entry("/etc/ri/config.yaml", "the daemon's configuration"),
-    Entry("/etc/ri/delegations.yaml", "who may start sessions, with which profiles"),
+    Entry("/etc/ri/delegations.yaml", "who may start sessions and make grants, by which profiles"),
+    Entry("/etc/ri/keys/host.key", "the key that signs this host's grants, for root alone"),
+    Entry("/etc/ri/keys/trusted/NAME.pub", "keys of other hosts whose grants count here"),
     Entry("/etc/ri/profiles/NAME.yaml", "this host's profiles; they come before the shipped ones"),
     Entry("/run/ri/ri.sock", "socket of the API; launch.sock beside it is ri-exec's"),
     Entry("/var/lib/ri", "the audit log and the registry of sessions"),

@@ -271,6 +271,9 @@ def _problems(context: Context, links: frozenset[str]) -> list[str]:
             "nobody may start a session, the delegations cannot be used:"
             f" {'; '.join(context.sessions.admission.problem.splitlines())}"
         )
+    unusable = context.sessions.grants.keys.problem()
+    if unusable:
+        found.append(f"no grant can be made or used: {unusable}")
     if recording.undecoded:
         found.append(
             f"{recording.undecoded} records could not be read or composed:"

@@ -65,6 +65,14 @@ class Keys:
             found.setdefault(_public(_read(file, secret=False), file), file.stem)
         return found
 
+    def problem(self) -> str:
+        """Why the keys cannot be used; "" where they can."""
+        try:
+            self.trusted()
+        except KeysError as error:
+            return str(error)
+        return ""
+
     def _private(self) -> str:
         file = self.folder / PRIVATE
         match = _PRIVATE.fullmatch(_read(file, secret=True).strip())

@@ -305,6 +305,7 @@ def test_keys_of_other_hosts(daemon: Daemon, user: User, stranger: User) -> None
         key.chmod(0o644)
         key.write_text("nothing")
         assert "holds no public key" in refused(given())
+        assert any("holds no public key" in each for each in daemon.doctor()["problems"])
     finally:
         key.unlink()
     assert "a key that this host does not trust" in refused(given())

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from monitor.daemon.config import Config
 from monitor.kernel.libc import CLONE_NEWNS
 from tests.support.daemon import PYTHON, ROOT, Daemon, User, wait_until
 
@@ -120,6 +121,7 @@ def test_the_unit_takes_what_this_test_stands_for() -> None:
     for name in (*yes, "LockPersonality", "RestrictSUIDSGID"):
         assert unit[name] == ["yes"], name
     assert unit["ProtectSystem"] == ["full"]
+    assert unit["ReadWritePaths"] == [f"-{Config().keys}"]
     assert set(unit["RestrictNamespaces"]) == {"user", "mnt"}
 
 
