@@ -315,6 +315,8 @@ def revoke(
     if as_json:
         console.document(answer)
         return
+    if answer["problem"]:
+        console.note(f"it holds, and is written when there is room: {answer['problem']}")
     ended = answer["sessions"]
     console.line(
         f"revoked; {len(ended)} sessions ended" + (f": {', '.join(ended)}" if ended else "")

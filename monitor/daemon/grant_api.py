@@ -12,12 +12,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import sqlite3
 from typing import Any
 
 from aiohttp import web
 
-from monitor.audit.store import StoreError
 from monitor.daemon import accounts
 from monitor.daemon.access import Access, Forbidden
 from monitor.daemon.answers import LONGEST_TEXT, BadRequest
@@ -118,11 +116,9 @@ class GrantApi:
         identity = self._to_revoke(caller, given)
         service, why = self.context.sessions.grants, given.get("why", "")
         by = f"user:{accounts.of(caller.uid).pw_name}"
-        try:
-            service.ledger.revoke(identity, why)
-            concerned = service.ledger.sessions(identity)
-        except sqlite3.Error as error:
-            raise StoreError(f"the revocation cannot be written: {error}") from error
+        ledger = service.ledger
+        ledger.revoke(identity, why)
+        concerned = ledger.sessions(identity)
         self.context.recording.daemon_record(
             None,
             Verb.GRANT_REVOKE,
@@ -142,7 +138,13 @@ class GrantApi:
             # What could not be taken down is denied everything, and tried again.
             if isinstance(outcome, BaseException) and not isinstance(outcome, UnknownSession):
                 raise outcome
-        return _json({"revoked": identity, "sessions": [each.id for each in live]})
+        return _json(
+            {
+                "revoked": identity,
+                "sessions": [each.id for each in live],
+                "problem": ledger.problem or None,
+            }
+        )
 
     def _to_revoke(self, caller: Peer, given: dict[str, Any]) -> str:
         """The revocation id that is meant, where the caller may take it back."""

@@ -169,6 +169,19 @@ class Grants:
             raise Refused(str(_used_up(error.used)), HINT) from error
 
 
+def said(text: str) -> dict[str, Any]:
+    """What a grant that gave nothing says of itself, for the record of the refusal."""
+    try:
+        found = tokens.read(text)
+    except GrantError:
+        return {"grant": "unreadable"}
+    return {
+        "agent": found.agent,
+        "profile": " > ".join(name for name, _digest in found.profiles),
+        "grant": list(found.revocation_ids),
+    }
+
+
 def _used_up(most: int) -> UsedUp:
     times = "once" if most == 1 else f"{most} times"
     return UsedUp(f"the grant is used up: sessions may be started under it {times}")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon import floor, launch_request, layers, readback
+from monitor.daemon import floor, grants, launch_request, layers, readback
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.launch_channel import Closed, LaunchChannel, sealed
 from monitor.daemon.readback import Status
@@ -56,6 +56,8 @@ class Launch:
                 "observe": self.request.observe,
                 "command": self.request.argv0,
             }
+            if self.request.grant is not None:
+                asked |= grants.said(self.request.grant)
         return asked
 
     async def run(self) -> Session:

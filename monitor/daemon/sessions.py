@@ -204,7 +204,8 @@ class Sessions:
         live = self.context.registry.live()
         if len(live) >= limits.sessions:
             raise Refused(f"{len(live)} sessions run already, which is this host's limit")
-        own = sum(session.chain.principal.uid == caller.uid for session in live)
+        # On their behalf, or as them under somebody's grant.
+        own = sum(caller.uid in {each.chain.principal.uid, each.uid} for each in live)
         if own >= limits.per_user and caller.uid != 0:
             raise Refused(
                 f"{own} of your sessions run already, which is the limit for one user",

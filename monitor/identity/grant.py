@@ -181,8 +181,8 @@ def verify(text: str, keys: Collection[str], facts: Facts, revoked: Callable[[st
     _check_time(grant, facts)
     if grant.depth < 0:
         raise TooDeep(
-            f"the grant was passed on {len(grant.steps) - 1} times,"
-            f" {-grant.depth} more than one of its links allows"
+            f"the grant was passed on more often ({len(grant.steps) - 1})"
+            f" than one of its links allows ({len(grant.steps) - 1 + grant.depth})"
         )
     origin = grant.origin
     if facts.host not in origin.hosts and not set(facts.host_groups) & set(origin.host_groups):

@@ -18,7 +18,6 @@ from monitor.identity.grant_error import Malformed
 
 LONGEST_PURPOSE = 1024
 MOST_HOSTS = 8
-LARGEST_NUMBER = 999_999
 # Of checks that others appended: a join of few predicates over few facts ends soon.
 MOST_CHECKS = 8
 LONGEST_CHECK = 256

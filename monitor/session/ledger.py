@@ -50,6 +50,8 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         """Open the registry's database at `path`; sqlite3.Error where it cannot be used."""
+        self.problem = ""  # why revocations wait to be written
+        self._waiting: dict[str, str] = {}
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + SCHEMA)
 
@@ -90,13 +92,26 @@ class Ledger:
         return 0 if row is None else int(row[0])
 
     def revoke(self, revocation_id: str, why: str) -> None:
-        self._database.execute(
-            "INSERT OR IGNORE INTO grants_revoked VALUES (?, ?, ?)",
-            (revocation_id, time.time(), why),
-        )
+        """Take back what has this block, at once; where the disk is full it is written later."""
+        self._waiting[revocation_id] = why
+        self.save()
+
+    def save(self) -> None:
+        """Write the revocations that could not be written; `problem` says why they still cannot."""
+        try:
+            for identity, why in tuple(self._waiting.items()):
+                self._database.execute(
+                    "INSERT OR IGNORE INTO grants_revoked VALUES (?, ?, ?)",
+                    (identity, time.time(), why),
+                )
+                del self._waiting[identity]
+        except sqlite3.Error as error:
+            self.problem = str(error)
+        else:
+            self.problem = ""
 
     def revoked(self, revocation_id: str) -> bool:
-        return bool(
+        return revocation_id in self._waiting or bool(
             self._database.execute(
                 "SELECT count(*) FROM grants_revoked WHERE revocation_id = ?", (revocation_id,)
             ).fetchone()[0]

@@ -123,6 +123,7 @@ class Registry:
 
     def save(self) -> None:
         """Commit what could not be committed before; `problem` says why it still cannot."""
+        self.ledger.save()
         try:
             for session in tuple(self._unsaved.values()):
                 self._database.execute(
@@ -134,7 +135,7 @@ class Registry:
         except sqlite3.Error as error:
             self.problem = str(error)
         else:
-            self.problem = ""
+            self.problem = self.ledger.problem
 
     def move(
         self, identity: str, state: State, *, hold: Hold | None = None, why: str = ""

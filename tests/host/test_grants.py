@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from biscuit_auth import KeyPair
+from biscuit_auth import Algorithm, Biscuit, BlockBuilder, KeyPair, PublicKey
 
 from monitor.identity import grant as tokens
 from monitor.identity.chain import Principal
@@ -246,6 +246,25 @@ def test_what_was_tampered_with_is_refused(daemon: Daemon, user: User) -> None:
     assert "larger than" in refused(run(daemon, changed(file, "ri1." + "a" * 20000)))
     assert "NUL" in refused(run(daemon, changed(file, "ri1.\0")))
     assert run(daemon, changed(file, text)).returncode == 0
+    (record,) = daemon.records(verb="session.launch", verdict="deny")[-1:]
+    assert record["reason"]
+
+
+def test_one_passed_on_by_other_software_too_often_is_refused(daemon: Daemon, user: User) -> None:
+    file = delegate(daemon, user)
+    _, key, token = file.read_text().strip().split(".")
+    root = PublicKey.from_bytes(bytes.fromhex(key), Algorithm.Ed25519)  # type: ignore[attr-defined, call-arg]
+    longer = Biscuit.from_base64(token, root).append(BlockBuilder(f'agent("{TESTER}")'))
+    reason = refused(run(daemon, changed(file, f"ri1.{key}.{longer.to_base64()}")))
+    assert reason == "the grant was passed on more often (1) than one of its links allows (0)"
+
+    def recorded() -> bool:
+        # One a second is recorded of each user, with the number of those before.
+        refused(run(daemon, file.with_suffix(".changed")))
+        (last,) = daemon.records(verb="session.launch", verdict="deny")[-1:]
+        return bool(last["reason"] == reason and last["object"] == "outer")
+
+    wait_until(recorded)
 
 
 def signed(daemon: Daemon, user: User, private: str, **more: Any) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from pathlib import Path
 
@@ -63,6 +64,27 @@ def test_what_was_revoked_stays_so(path: Path) -> None:
     again.prune([])
     assert again.revoked("a")
     assert not again.revoked("b")
+    again.close()
+
+
+def test_on_a_full_disk_a_revocation_holds_and_is_written_later(path: Path) -> None:
+    ledger = Ledger(path)
+    pages = ledger._database.execute("PRAGMA page_count").fetchone()[0]
+    ledger._database.execute(f"PRAGMA max_page_count = {pages}")
+    many = [f"{number:0128x}" for number in range(200)]
+    for identity in many:
+        ledger.revoke(identity, "w" * 1000)
+    assert "full" in ledger.problem
+    assert all(map(ledger.revoked, many))
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        ledger.use("s" * 5000, ["a" * 5000], [], LATER)
+    assert not ledger.sessions("a" * 5000)
+    ledger._database.execute("PRAGMA max_page_count = 100000")
+    ledger.save()
+    assert ledger.problem == ""
+    ledger.close()
+    again = Ledger(path)
+    assert all(map(again.revoked, many))
     again.close()
 
 
