@@ -9,7 +9,9 @@ from typing import Any
 from monitor.audit import objects
 from monitor.audit.subject import Finding, Subject, because, on_file, on_open, text_of
 from monitor.policy.action import Decision, Mechanism, Verb, Verdict
+from monitor.policy.compile_files import granting
 from monitor.policy.patterns import pattern
+from monitor.policy.plan import FileAccess
 from monitor.wire.events import FileEvent, FileOperation
 
 VERBS = {
@@ -84,15 +86,55 @@ def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
         error = details["errno"]
         reason = subject.stranger if subject.plan is None else "its whole path is not known"
         return Finding(verb, what, Verdict.DENY, f"{error}: {reason}", "", Mechanism.NONE, details)
-    if decision.verdict is _ALLOW and event.errno == errno.EBUSY:
-        decision = _held(subject, event) or decision
-    if subject.observe or decision.verdict is _ALLOW:
+    if decision.verdict is _ALLOW:
+        decision = _by_the_view(subject, event) or decision
+    # Landlock leaves attributes alone: what no read-only mount refused, the host did.
+    attributes = verb is Verb.FILE_CHMOD and event.errno != errno.EROFS and decision.rule is None
+    if subject.observe or decision.verdict is _ALLOW or attributes:
         return Finding(
             verb, what, Verdict.DENY, host_reason(event.errno), "", Mechanism.HOST, details
         )
     details |= because(decision)
-    rule = text_of(decision.rule)
-    return Finding(verb, what, Verdict.DENY, decision.reason, rule, decision.mechanism, details)
+    rule, mechanism = text_of(decision.rule), decision.mechanism
+    if event.errno == errno.EACCES and mechanism is Mechanism.VIEW and decision.rule is None:
+        mechanism = Mechanism.LANDLOCK  # on no read-only mount after all: a device, say
+    return Finding(verb, what, Verdict.DENY, decision.reason, rule, mechanism, details)
+
+
+def _rest_is_read_only(subject: Subject) -> bool:
+    return (
+        subject.plan is not None
+        and subject.plan.view is not None
+        and (subject.plan.view.read_only_rest)
+    )
+
+
+def _by_the_view(subject: Subject, event: FileEvent) -> Decision | None:
+    """What the reference would allow, and the view's mounts refuse."""
+    if event.errno == errno.EBUSY:
+        return _held(subject, event)
+    if event.errno == errno.EXDEV and _rest_is_read_only(subject):
+        return _apart(subject, event)
+    return None
+
+
+def _apart(subject: Subject, event: FileEvent) -> Decision | None:
+    """Two names in trees that the view mounts one by one: nothing is moved between mounts."""
+    assert subject.plan is not None
+    trees = []
+    for name in (event.path, event.target):
+        path = subject.normal(name) if name.startswith("/") else ""
+        rules = [
+            rule.path
+            for policy in subject.plan.policies
+            for rule in granting(policy.files, path)
+            if FileAccess.WRITE in rule.access
+        ]
+        trees.append(min(rules, key=len, default=""))
+    if not all(trees) or trees[0] == trees[1]:
+        return None
+    reason = f"{trees[0]} and {trees[1]} are mounts of their own in the view: copy it (EXDEV)"
+    return Decision(Verdict.DENY, reason, Mechanism.VIEW)
 
 
 def _held(subject: Subject, event: FileEvent) -> Decision | None:

@@ -53,6 +53,7 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
         parts = ["own /proc"] if plan.view.own_proc else []
         parts += ["own /run"] if plan.view.hide_run else []
         parts += ["own terminals"] if plan.view.own_terminals else []
+        parts += ["the rest read-only"] if plan.view.read_only_rest else []
         yield "view", ", ".join(parts) or "own mounts"
     if plan.missing:
         yield "goes without", ", ".join(plan.missing)

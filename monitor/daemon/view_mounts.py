@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from monitor.daemon.view_aliases import aliases
 from monitor.daemon.view_patterns import Reach
 from monitor.daemon.view_request import Identity, ViewError, ViewRequest
+from monitor.daemon.view_rest import read_only_rest
 from monitor.daemon.view_run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
 from monitor.daemon.view_ssh import Copies
 from monitor.daemon.view_targets import Search
@@ -86,14 +87,18 @@ def build(namespace: int, request: ViewRequest) -> Report:
         with step("make mounts private:"):
             mounts.make_private()
         root = keep(mounts.open_root())
-        if proc is not None:
-            with step("mount a /proc of its own on", PROC):
-                mounts.attach(proc, keep(mounts.open_entry(root, PROC[1:])), PROC)
+        reach = Reach(request.rules)
         if request.hide_run:
             for place in RUN_FOLDERS:
                 with step(f"hide {place}:"):
                     hide_run(root, place, request, report.notes)
-        reach = Reach(request.rules)
+        if request.read_only_rest:
+            with step("make the rest read-only:"):
+                read_only_rest(root, reach.writable())
+        # What comes now keeps what it has: these are file systems of the session's own.
+        if proc is not None:
+            with step("mount a /proc of its own on", PROC):
+                mounts.attach(proc, keep(mounts.open_entry(root, PROC[1:])), PROC)
         others: list[str] = []
         if terminals is not None:
             with step("mount terminals of its own on", TERMINALS):
@@ -115,7 +120,7 @@ def build(namespace: int, request: ViewRequest) -> Report:
 
 def rehearse() -> None:
     """Do all of it that leaves nothing behind; a maker that has done it once is quicker."""
-    request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, True, (), 1)
+    request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, True, True, (), 1)
     with suppress(ViewError, OSError):
         request = ViewRequest.from_json(request.to_json())
         _targets(request, Reach(request.rules), Report())

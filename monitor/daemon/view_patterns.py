@@ -84,9 +84,22 @@ class Reach:
         """Every link grants writing at `path`."""
         return all(any(is_within(path, root) for root in roots) for roots in self._write)
 
+    def writable(self) -> list[str]:
+        """The outermost paths at which every link grants writing."""
+        return outermost(path for link in self._write for path in link if self.writes(path))
+
     def leads(self, path: str) -> bool:
         """`path` can be touched, or lies above something that can."""
         return path in self._above or self.touches(path)
+
+
+def outermost(paths: Iterable[str]) -> list[str]:
+    """Those of `paths` that are beneath no other of them, sorted name by name."""
+    found: list[str] = []
+    for path in sorted(set(paths), key=patterns.split):
+        if not found or not is_within(path, found[-1]):
+            found.append(path)
+    return found
 
 
 def ancestors(path: str) -> Iterator[str]:

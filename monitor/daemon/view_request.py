@@ -34,6 +34,7 @@ class ViewRequest:
     own_proc: bool
     hide_run: bool
     own_terminals: bool
+    read_only_rest: bool
     sockets: tuple[str, ...]
     mask_limit: int
 
@@ -53,6 +54,7 @@ class ViewRequest:
             own_proc=plan.view.own_proc,
             hide_run=plan.view.hide_run,
             own_terminals=plan.view.own_terminals,
+            read_only_rest=plan.view.read_only_rest,
             sockets=_sockets(plan, plan.view),
             mask_limit=plan.view.mask_limit,
         )
@@ -72,6 +74,7 @@ class ViewRequest:
             own_proc=fields["own_proc"],
             hide_run=fields["hide_run"],
             own_terminals=fields["own_terminals"],
+            read_only_rest=fields["read_only_rest"],
             sockets=tuple(fields["sockets"]),
             mask_limit=fields["mask_limit"],
         )

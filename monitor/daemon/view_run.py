@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 
+from monitor.daemon.view_patterns import outermost
 from monitor.daemon.view_request import ViewRequest
 from monitor.kernel import mounts
 from monitor.kernel.mounts import open_plain
@@ -44,7 +45,8 @@ def hide_run(root: int, place: str, request: ViewRequest, notes: list[str]) -> N
         new = keep(mounts.new_filesystem("tmpfs", OPTIONS, NOTHING_RUNS))
         skeleton = _Skeleton(old, new, keep)
         shown = []
-        for path in _outermost(place, [*named, *request.sockets]):
+        beneath = [path for path in (*named, *request.sockets) if is_within(path, place)]
+        for path in outermost(path for path in beneath if path != place):
             rest = path[len(place) + 1 :]
             found = open_plain(old, rest)
             if found is not None:
@@ -54,15 +56,6 @@ def hide_run(root: int, place: str, request: ViewRequest, notes: list[str]) -> N
         mounts.attach(new, old, place)
         for path, found, placeholder in shown:
             mounts.attach(keep(mounts.clone(found, path)), placeholder, path)
-
-
-def _outermost(place: str, paths: Iterable[str]) -> list[str]:
-    """Those strictly beneath `place` that no other of them covers."""
-    found: list[str] = []
-    for path in sorted({path for path in paths if is_within(path, place) and path != place}):
-        if not found or not is_within(path, found[-1]):
-            found.append(path)
-    return found
 
 
 class _Skeleton:

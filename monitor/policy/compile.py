@@ -67,14 +67,14 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
     _check_host(profiles, host, observe=context.observe)
     variables = Variables(context.workspace, context.home, context.session, context.uid)
     policies = [_policy(profile, variables, context, host) for profile in profiles]
-    masked = _masks_in_view(policies)
-    terminals = _terminals(policies)
+    masked = compile_files.masks_in_view(policies)
+    terminals = compile_files.terminal_rules(policies)
     missing: tuple[str, ...] = ()
     view = None
-    if (masked or terminals) and not context.observe:
-        if host.view:
+    if not context.observe:
+        if host.view and compile_files.wants_view(policies):
             view = _view(policies, own_terminals=bool(terminals))
-        else:
+        elif masked or terminals:
             policies = _without(profiles, policies, masked, terminals)
             missing = (VIEW,)
     audits = [profile.audit or AuditSection() for profile in profiles]
@@ -135,29 +135,6 @@ def _policy(profile: Profile, variables: Variables, context: Context, host: Host
 # -- the view -------------------------------------------------------------------------------------
 
 
-def _masks_in_view(policies: Sequence[Policy]) -> frozenset[MaskRule]:
-    """The masks that something granted lies under: only a view can hold those."""
-    granted = [policy.files for policy in policies]
-    return frozenset(
-        mask
-        for policy in policies
-        for mask in policy.masks
-        if compile_files.needs_view(mask, granted)
-    )
-
-
-def _terminals(policies: Sequence[Policy]) -> list[FileRule]:
-    """For each policy its first rule that names terminals; none where a policy has no such rule.
-
-    The user's other terminals are among them: only a view can give the session its own.
-    """
-    found = [
-        [rule for rule in policy.files if compile_files.names_terminals(rule)]
-        for policy in policies
-    ]
-    return [rules[0] for rules in found] if all(found) else []
-
-
 def _view(policies: Sequence[Policy], *, own_terminals: bool) -> ViewPlan:
     listed = [{rule.path for rule in policy.unix} for policy in policies]
     named = sorted(set.intersection(*listed))
@@ -165,6 +142,7 @@ def _view(policies: Sequence[Policy], *, own_terminals: bool) -> ViewPlan:
         own_proc=True,
         hide_run=True,
         own_terminals=own_terminals,
+        read_only_rest=True,
         sockets=tuple(path for path in named if is_within(path, RUN)),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 from monitor.policy import origins
 from monitor.policy.patterns import escape, is_within, join, pattern
-from monitor.policy.plan import TERMINALS, FileAccess, FileRule, MaskKind, MaskRule
+from monitor.policy.plan import TERMINALS, FileAccess, FileRule, MaskKind, MaskRule, Policy
 from monitor.profile import paths
 from monitor.profile.model import ExecRule, ExecSection, FilesSection, PathRule, Profile
 from monitor.profile.variables import Variables, expand
@@ -79,7 +79,32 @@ def needs_view(mask: MaskRule, policies: Collection[Sequence[FileRule]]) -> bool
     return all(any(_overlap(mask, rule) for rule in rules) for rules in policies)
 
 
-def names_terminals(rule: FileRule) -> bool:
+def wants_view(policies: Sequence[Policy]) -> bool:
+    """Whether any of the policies would be given a view if it were the only one.
+
+    A view holds more than what it is made for: a further link must not make it go away.
+    """
+    return any(masks_in_view([policy]) or terminal_rules([policy]) for policy in policies)
+
+
+def masks_in_view(policies: Sequence[Policy]) -> frozenset[MaskRule]:
+    """The masks that something granted lies under: only a view can hold those."""
+    granted = [policy.files for policy in policies]
+    return frozenset(
+        mask for policy in policies for mask in policy.masks if needs_view(mask, granted)
+    )
+
+
+def terminal_rules(policies: Sequence[Policy]) -> list[FileRule]:
+    """For each policy its first rule that names terminals; none where a policy has no such rule.
+
+    The user's other terminals are among them: only a view can give the session its own.
+    """
+    found = [[rule for rule in policy.files if _names_terminals(rule)] for policy in policies]
+    return [rules[0] for rules in found] if all(found) else []
+
+
+def _names_terminals(rule: FileRule) -> bool:
     """Whether the rule lets terminals be used by their names, which are every user's."""
     if not rule.access & (FileAccess.READ | FileAccess.WRITE):
         return False

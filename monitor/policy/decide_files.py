@@ -3,16 +3,18 @@
 
 Landlock grants by rules that go down the tree; making, removing and renaming a name is a matter of
 the folder that it is in. The view takes away what masks cover, and keeps the folders above a mask
-where they are. A path that names a masked object by another name is not known here.
+where they are; what no rule lets be written is read-only in it, for modes and attributes as well.
+A path that names a masked object by another name is not known here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 from monitor.policy import verdicts
 from monitor.policy.action import Decision, ExecAction, FileAction, Mechanism, Verb, Verdict
-from monitor.policy.compile_files import granting, needs_view
+from monitor.policy.compile_files import granting, needs_view, wants_view
 from monitor.policy.patterns import is_within, parent, pattern
 from monitor.policy.plan import FileAccess, FileRule, MaskKind, MaskRule, Plan, Policy
 
@@ -42,7 +44,7 @@ def decide(plan: Plan, action: FileAction) -> Decision:
         if refusal is not None:
             return refusal
     if action.verb is Verb.FILE_CHMOD:
-        return verdicts.allowed(reason="modes and attributes are left to the host's permissions")
+        return _attributes(plan, action.path)
     if action.verb not in NAMING:
         return _granted(plan, action.path, uses)
     decision = _naming(plan, action, names)
@@ -101,6 +103,29 @@ def _mechanism(plan: Plan, mask: MaskRule) -> Mechanism:
     return Mechanism.VIEW if needs_view(mask, granted) else Mechanism.LANDLOCK
 
 
+def _attributes(plan: Plan, path: str) -> Decision:
+    """Modes, owners, times, extended attributes: Landlock leaves them alone, the view does not."""
+    if _rest_is_read_only(plan):
+        for link, policy in enumerate(plan.policies):
+            if _rule(policy, path, WRITE) is None:
+                what = f"changing the mode or attributes of {verdicts.shown(path)}"
+                remedy = verdicts.add(SECTIONS[WRITE], path)
+                return verdicts.unlisted(Mechanism.VIEW, link, policy, what, remedy)
+    return verdicts.allowed(reason="modes and attributes are left to the host's permissions")
+
+
+def _rest_is_read_only(plan: Plan) -> bool:
+    """Where rules only observe there is no view: then whether it would be made."""
+    if plan.observe:
+        return _wants_view(plan.policies)
+    return plan.view is not None and plan.view.read_only_rest
+
+
+@lru_cache(64)
+def _wants_view(policies: tuple[Policy, ...]) -> bool:
+    return wants_view(policies)
+
+
 # -- Landlock -------------------------------------------------------------------------------------
 
 
@@ -110,7 +135,7 @@ def _granted(plan: Plan, path: str, uses: FileAccess) -> Decision:
         for access in uses:
             rule = _rule(policy, path, access)
             if rule is None:
-                return _unlisted(link, policy, access, path, path)
+                return _unlisted(plan, link, policy, access, path, path)
             decision = verdicts.allowed(rule.origin, link)
     assert decision is not None, "a plan has a policy"
     return decision
@@ -129,7 +154,7 @@ def _naming(plan: Plan, action: FileAction, names: list[str]) -> Decision:
             rule = _rule(policy, folder, WRITE, trees=True)
             if rule is None:
                 tree = f"{folder.rstrip('/')}/**"
-                return _unlisted(link, policy, WRITE, name, tree)
+                return _unlisted(plan, link, policy, WRITE, name, tree)
             decision = verdicts.allowed(rule.origin, link)
         if moves:
             gained = _access(policy, names[1], trees=True) & ~_access(policy, names[0])
@@ -162,7 +187,15 @@ def _access(policy: Policy, path: str, trees: bool = False) -> FileAccess:
     return found
 
 
-def _unlisted(link: int, policy: Policy, access: FileAccess, path: str, add: str) -> Decision:
+def _unlisted(
+    plan: Plan, link: int, policy: Policy, access: FileAccess, path: str, add: str
+) -> Decision:
+    """A read-only mount is asked before Landlock, which would refuse as well.
+
+    Device nodes and the session's own /proc are Landlock's alone; that is not known by the name.
+    """
+    first = access is WRITE and _rest_is_read_only(plan)
     what = f"{GERUNDS[access]} {verdicts.shown(path)}"
     remedy = verdicts.add(SECTIONS[access], add)
-    return verdicts.unlisted(Mechanism.LANDLOCK, link, policy, what, remedy)
+    mechanism = Mechanism.VIEW if first else Mechanism.LANDLOCK
+    return verdicts.unlisted(mechanism, link, policy, what, remedy)

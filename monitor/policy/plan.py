@@ -171,13 +171,15 @@ class ViewPlan:
     """The private mount namespace. `sockets` are the names under /run that stay visible.
 
     `own_proc`: /proc shows the session's own processes only. `own_terminals`: /dev/pts holds the
-    terminals that the session makes, and nobody else's. `mask_limit` bounds how many existing
-    objects the masks may match at launch; more is an error.
+    terminals that the session makes, and nobody else's. `read_only_rest`: what no rule lets be
+    written is mounted read-only. `mask_limit` bounds how many existing objects the masks may match
+    at launch; more is an error.
     """
 
     own_proc: bool
     hide_run: bool
     own_terminals: bool
+    read_only_rest: bool
     sockets: tuple[str, ...]
     mask_limit: int = 4096
 

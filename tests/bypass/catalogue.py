@@ -109,7 +109,7 @@ FILES = (
         "move to another cgroup",
         "[reasoned] cgroupfs is writable where it was delegated",
         ("open_for_writing.py", "{delegated}"),
-        "EACCES",
+        "EROFS",
         "file.write",
         OBSERVE,
     ),

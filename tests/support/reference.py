@@ -40,7 +40,8 @@ NAMED_ONLY = [
 ]
 
 
-def allows(chain: Sequence[Profile], action: object) -> bool:
+def allows(chain: Sequence[Profile], action: object, view: bool = False) -> bool:
+    """`view`: whether the plan asked for one, and so mounts the rest read-only."""
     match action:
         case NetAction():
             return all(net(profile, action) for profile in chain)
@@ -55,7 +56,7 @@ def allows(chain: Sequence[Profile], action: object) -> bool:
                 for key in ("read", "execute")
             )
         case FileAction():
-            return file(chain, action)
+            return file(chain, action, view)
     raise AssertionError(action)
 
 
@@ -112,7 +113,7 @@ def socket(profile: Profile, action: SocketAction) -> bool:
 # -- files ----------------------------------------------------------------------------------------
 
 
-def file(chain: Sequence[Profile], action: FileAction) -> bool:
+def file(chain: Sequence[Profile], action: FileAction, view: bool) -> bool:
     both = [action.path] + ([action.target] if action.target is not None else [])
     if action.verb is Verb.FILE_OPEN:
         return not any(masked(chain, name, "deny") for name in both) and all(
@@ -121,7 +122,7 @@ def file(chain: Sequence[Profile], action: FileAction) -> bool:
     if any(masked(chain, name, "deny", "read_only", "exec") for name in both):
         return False
     if action.verb is Verb.FILE_CHMOD:
-        return True
+        return not view or all(granted(profile, "write", action.path) for profile in chain)
     if action.verb in {Verb.FILE_WRITE, Verb.FILE_TRUNCATE}:
         return all(granted(profile, "write", action.path) for profile in chain)
     return naming(chain, action, both)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from monitor.daemon import viewing
+from monitor.daemon.view_mounts import build
+from monitor.daemon.view_request import ViewError, ViewRequest
 from monitor.daemon.viewing import Identity, Viewed, make
 from monitor.policy.action import Origin
 from monitor.policy.plan import (
@@ -122,6 +124,7 @@ def plan_of(
         "own_proc": False,
         "hide_run": False,
         "own_terminals": False,
+        "read_only_rest": False,
         "sockets": (),
     } | view
     return Plan(
@@ -149,6 +152,7 @@ def standard(workspace: Path) -> Plan:
         own_proc=True,
         hide_run=True,
         own_terminals=True,
+        read_only_rest=True,
     )
 
 
@@ -184,3 +188,34 @@ def map_single(child: Child) -> None:
         viewing._map_identity(process, child.identity)
     finally:
         os.close(process)
+
+
+def build_meanwhile(
+    child: Child, plan: Plan, owner: Any, moment: str, act: Callable[[], object]
+) -> str:
+    """Make the view in a process of the test's, with `act` done just before `owner.moment`."""
+    map_single(child)
+    namespace = os.open(f"/proc/{child.process.pid}/ns/mnt", os.O_RDONLY)
+    read_end, write_end = os.pipe()
+    maker = os.fork()
+    if maker == 0:
+        try:
+            original = getattr(owner, moment)
+
+            def interrupted(*arguments: object) -> object:
+                setattr(owner, moment, original)
+                act()
+                return original(*arguments)
+
+            setattr(owner, moment, interrupted)
+            made = build(namespace, ViewRequest.of(plan, child.identity))
+            os.write(write_end, f"masked {made.masked}".encode())
+        except ViewError as error:
+            os.write(write_end, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(write_end)
+    os.close(namespace)
+    os.waitpid(maker, 0)
+    with os.fdopen(read_end) as answer:
+        return answer.read()

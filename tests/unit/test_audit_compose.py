@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import fields, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,15 @@ from monitor.policy.action import (
 )
 from monitor.policy.compile import Context, compile_plan
 from monitor.policy.decide import decide
-from monitor.policy.plan import HostFeatures, MaskKind, MaskRule, Plan, ViewPlan
+from monitor.policy.plan import (
+    FileAccess,
+    FileRule,
+    HostFeatures,
+    MaskKind,
+    MaskRule,
+    Plan,
+    ViewPlan,
+)
 from monitor.profile.catalog import Catalog
 from monitor.profile.resolve import resolve
 from monitor.session.session import Session
@@ -312,7 +320,7 @@ def test_a_refusal_that_the_profile_would_allow_is_the_hosts(
 def test_a_folder_that_a_mask_holds_in_place(case: Case, path: str, mechanism: Mechanism) -> None:
     rule = Origin("coder", "files.deny", "{workspace}/**/*.pem", "coder.yaml", 9)
     mask = MaskRule("/home/alice/project/**/*.pem", MaskKind.HIDE, rule)
-    masked = plan(policies=(policy(masks=(mask,)),), view=ViewPlan(True, True, True, ()))
+    masked = plan(policies=(policy(masks=(mask,)),), view=ViewPlan(True, True, True, True, ()))
     case.session = session(plan=masked)
     event = refused(path, errno.EBUSY, operation=FileOperation.RENAME, target="/srv/x")
     draft = case.draft(event)
@@ -320,6 +328,40 @@ def test_a_folder_that_a_mask_holds_in_place(case: Case, path: str, mechanism: M
     assert draft.rule == (str(rule) if mechanism is Mechanism.VIEW else "")
     case.session = session(id="another", plan=plan(policies=masked.policies))
     assert case.draft(event).mechanism is Mechanism.HOST
+
+
+NARROW = policy(
+    files=(
+        FileRule("/w", True, FileAccess.WRITE, Origin("coder", "files.write", "/w/**", "c", 1)),
+        FileRule("/x", True, FileAccess.WRITE, Origin("coder", "files.write", "/x/**", "c", 2)),
+    )
+)
+REST = ViewPlan(True, True, True, True, ())
+
+
+@pytest.mark.parametrize(
+    ("number", "operation", "names", "mechanism"),
+    [
+        (errno.EROFS, FileOperation.UNLINK, ("/usr/x", ""), Mechanism.VIEW),
+        (errno.EROFS, FileOperation.CHMOD, ("/usr/x", ""), Mechanism.VIEW),
+        # A device is opened on a read-only mount, and refused by Landlock.
+        (errno.EACCES, FileOperation.TRUNCATE, ("/dev/x", ""), Mechanism.LANDLOCK),
+        # Somebody else's file, on a mount that is not read-only.
+        (errno.EPERM, FileOperation.CHMOD, ("/proc/1/x", ""), Mechanism.HOST),
+        (errno.EPERM, FileOperation.CHMOD, ("/w/x", ""), Mechanism.HOST),
+        (errno.EROFS, FileOperation.CHMOD, ("/w/x", ""), Mechanism.HOST),
+        # Trees that rules list apart are mounts apart.
+        (errno.EXDEV, FileOperation.RENAME, ("/w/a", "/x/b"), Mechanism.VIEW),
+        (errno.EXDEV, FileOperation.RENAME, ("/w/a", "/w/b"), Mechanism.HOST),
+    ],
+)
+def test_who_refused_where_the_rest_is_read_only(
+    case: Case, number: int, operation: FileOperation, names: tuple[str, str], mechanism: Mechanism
+) -> None:
+    case.answer = partial(decide, plan(policies=(NARROW,), view=REST))
+    case.session = session(plan=plan(policies=(NARROW,), view=REST))
+    draft = case.draft(refused(names[0], number, operation=operation, target=names[1]))
+    assert (draft.verdict, draft.mechanism) == (Verdict.DENY, mechanism), draft.reason
 
 
 def test_a_refused_write_that_may_be_a_refused_read(case: Case) -> None:

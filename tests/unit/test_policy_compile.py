@@ -115,7 +115,7 @@ def test_what_each_list_grants_and_takes() -> None:
 
 # -- the view -------------------------------------------------------------------------------------
 
-VIEW = ViewPlan(own_proc=True, hide_run=True, own_terminals=False, sockets=())
+VIEW = ViewPlan(own_proc=True, hide_run=True, own_terminals=False, read_only_rest=True, sockets=())
 NEEDS_VIEW = [
     {"read": ["/a/**"], "deny": ["/a/b"]},
     {"read": ["/a/**"], "deny": ["/a"]},
@@ -165,8 +165,11 @@ def test_a_rule_that_names_terminals_needs_a_view(path: str) -> None:
         compiled([profile(files=files)], BLIND)
     plan = compiled([profile(files=files, may_lack=["view"])], BLIND)
     assert (plan.view, plan.missing) == (None, ("view",))
-    # A chain's other link may not grant it, and a new terminal's multiplexer names nobody's.
-    assert compiled([profile(files=files), profile()]).view is None
+    # Where another link does not grant it there is nothing to give, but the view stays.
+    chain = [profile(files=files), profile()]
+    assert compiled(chain).view == VIEW
+    assert compiled(chain, BLIND).missing == ()
+    # The multiplexer alone names nobody's terminal.
     assert compiled([profile(files={"write": ["/dev/ptmx"]})]).view is None
 
 
@@ -282,12 +285,15 @@ def test_listening_takes_a_tcp_bind_rule_of_every_link() -> None:
         plan = compiled([profile(network=lists) for lists in chain])
         return any(rule.name == "listen" for rule in plan.syscalls.rules)
 
-    tcp, udp = {"bind": ["any:80"]}, {"bind": ["any:80/udp"]}
+    tcp, udp, out = {"bind": ["any:80"]}, {"bind": ["any:80/udp"]}, {"connect": ["any:80"]}
     assert not refused(tcp)
     assert not refused(tcp, tcp)
-    assert refused({})
-    assert refused(udp)
-    assert refused(tcp, udp)
+    assert refused(out)
+    assert refused(tcp, out)
+    assert refused(udp | out)
+    # Without TCP sockets there is nothing to keep from listening.
+    for chain in ((udp,), ({},), (tcp, udp)):
+        assert not refused(*chain)
 
 
 # -- the rest -------------------------------------------------------------------------------------

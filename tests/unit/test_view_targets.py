@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon.view_patterns import Pattern, Reach, ancestors
+from monitor.daemon.view_patterns import Pattern, Reach, ancestors, outermost
 from monitor.daemon.view_request import Identity, ViewError, ViewRequest
 from monitor.daemon.view_targets import Search
 from monitor.kernel import mounts
@@ -143,9 +143,32 @@ def test_a_request_survives_its_journey() -> None:
         Identity(1000, 1000, True),
         ((("/w\udcff", True), ("/usr", False)),),
         (("/w/**/.env", HIDE), ("/w/x", MaskKind.NO_EXEC)),
-        True,
-        False,
-        ("/run/x",),
-        7,
+        own_proc=True,
+        hide_run=False,
+        own_terminals=True,
+        read_only_rest=False,
+        sockets=("/run/x",),
+        mask_limit=7,
     )
     assert ViewRequest.from_json(request.to_json()) == request
+
+
+def test_the_outermost_of_paths() -> None:
+    """`/a-b` sorts before `/a/c`, and is not between the two."""
+    assert outermost(["/a/c", "/a-b", "/a", "/b/c", "/b/cd", "/a"]) == [
+        "/a",
+        "/a-b",
+        "/b/c",
+        "/b/cd",
+    ]
+    assert outermost(["/x", "/"]) == ["/"]
+
+
+def test_what_may_be_written_is_what_every_link_lists() -> None:
+    reach = Reach(
+        [
+            [("/w", True), ("/r", False), ("/o", True)],
+            [("/w/a", True), ("/w/b", True), ("/r", True), ("/o", False)],
+        ]
+    )
+    assert reach.writable() == ["/w/a", "/w/b"]

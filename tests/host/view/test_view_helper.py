@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,15 @@ from monitor.daemon import view_mounts, viewing
 from monitor.daemon.view_mounts import build
 from monitor.daemon.view_request import ViewRequest
 from monitor.daemon.viewing import Identity, Viewed, ViewError, make
-from monitor.policy.plan import MaskKind, Plan
+from monitor.policy.plan import MaskKind
 from tests.support.daemon import ROOT, User, wait_until
 from tests.support.views import (
     NEWNS,
     NEWUSER,
     Child,
     as_user,
+    build_meanwhile,
     inside,
-    map_single,
     plan_of,
     standard,
 )
@@ -177,35 +176,6 @@ def test_swapping_names_cannot_send_a_mask_elsewhere(user: User, workspace: Path
     assert made > 0
 
 
-def build_meanwhile(child: Child, plan: Plan, moment: str, act: Callable[[], object]) -> str:
-    """Make the view in a process of the test's, with `act` done just before step `moment`."""
-    map_single(child)
-    namespace = os.open(f"/proc/{child.process.pid}/ns/mnt", os.O_RDONLY)
-    read_end, write_end = os.pipe()
-    maker = os.fork()
-    if maker == 0:
-        try:
-            original = getattr(view_mounts._Masks, moment)
-
-            def interrupted(self: object, *arguments: object) -> object:
-                setattr(view_mounts._Masks, moment, original)
-                act()
-                return original(self, *arguments)
-
-            setattr(view_mounts._Masks, moment, interrupted)
-            made = build(namespace, ViewRequest.of(plan, child.identity))
-            os.write(write_end, f"masked {made.masked}".encode())
-        except ViewError as error:
-            os.write(write_end, str(error).encode())
-        finally:
-            os._exit(0)
-    os.close(write_end)
-    os.close(namespace)
-    os.waitpid(maker, 0)
-    with os.fdopen(read_end) as answer:
-        return answer.read()
-
-
 @pytest.mark.parametrize(
     ("moment", "swap", "said"),
     [
@@ -223,6 +193,7 @@ def test_what_changes_in_between_is_masked_as_found_or_refused(
     user: User, workspace: Path, moment: str, swap: str, said: str
 ) -> None:
     masks = [(f"{workspace}/.git/{name}", MaskKind.HIDE) for name in ("hooks", "config")]
+    plan = plan_of(workspace, masks)
     child = Child(user, "true", workspace)
 
     def act() -> None:
@@ -233,7 +204,7 @@ def test_what_changes_in_between_is_masked_as_found_or_refused(
         )
 
     try:
-        assert said in build_meanwhile(child, plan_of(workspace, masks), moment, act)
+        assert said in build_meanwhile(child, plan, view_mounts._Masks, moment, act)
     finally:
         child.end()
 
