@@ -193,7 +193,8 @@ static __always_inline u16 asked_flags(int nr, struct registers *registers)
 		break;
 	}
 	return (flags & (O_ACCMODE | O_CREAT | O_TRUNC) ? RI_WRITE : 0) |
-	       (flags & O_CREAT ? RI_CREATED : 0);
+	       (flags & O_CREAT ? RI_CREATED : 0) |
+	       ((flags & O_ACCMODE) == O_ACCMODE ? RI_IOCTL_ONLY : 0);
 }
 
 /* Calls of which only refusals are told here: what succeeded, other programs record. */

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import errno
+import os
 from typing import Any
 
 from monitor.audit import objects
-from monitor.audit.subject import Finding, Subject, because, on_file, on_open, text_of
-from monitor.policy.action import Decision, Mechanism, Verb, Verdict
+from monitor.audit.subject import Finding, Subject, because, on, on_file, on_open, text_of
+from monitor.policy.action import Decision, Mechanism, SyscallAction, Verb, Verdict
 from monitor.policy.compile_files import granting
 from monitor.policy.patterns import pattern
 from monitor.policy.plan import FileAccess
+from monitor.policy.syscalls import NUMBERS
 from monitor.wire.events import FileEvent, FileOperation
 
 VERBS = {
@@ -29,6 +31,8 @@ HOST_REASONS = {
     errno.EXDEV: "the two names lie on different file systems (EXDEV)",
     errno.EBUSY: "the host has the name in use (EBUSY)",
 }
+# openat(2) with both bits of the access mode.
+OPEN_FOR_IOCTL = SyscallAction(NUMBERS["openat"], (0, 0, os.O_ACCMODE))
 _OPEN = FileOperation.OPEN
 _ALLOW = Verdict.ALLOW
 
@@ -78,6 +82,10 @@ def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
     details: dict[str, Any] = {"errno": objects.error_name(event.errno)}
     if event.claimed:
         details["claimed"] = True
+    floor = _by_the_floor(subject, event)
+    if floor is not None:
+        rule = text_of(floor.rule)
+        return Finding(verb, what, Verdict.DENY, floor.reason, rule, floor.mechanism, details)
     decision = _decision_on_claim(subject, event, verb)
     if decision is not None and decision.verdict is _ALLOW and verb is Verb.FILE_WRITE:
         # It may have asked to read as well.
@@ -99,6 +107,14 @@ def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
     if event.errno == errno.EACCES and mechanism is Mechanism.VIEW and decision.rule is None:
         mechanism = Mechanism.LANDLOCK  # on no read-only mount after all: a device, say
     return Finding(verb, what, Verdict.DENY, decision.reason, rule, mechanism, details)
+
+
+def _by_the_floor(subject: Subject, event: FileEvent) -> Decision | None:
+    """The filter's refusal of an open for ioctl alone, whatever file it names; observed too."""
+    if not event.ioctl_only or event.errno != errno.EPERM:
+        return None
+    decision = on(subject, OPEN_FOR_IOCTL)
+    return decision if decision is not None and decision.verdict is Verdict.DENY else None
 
 
 def _rest_is_read_only(subject: Subject) -> bool:

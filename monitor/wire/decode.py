@@ -254,6 +254,7 @@ class Decoder:
             device=0,
             inode=0,
             errno=detail.error,
+            ioctl_only=bool(flags & Flag.IOCTL_ONLY),
         )
 
     def _claimed(self, detail: layout.ri_detail, directory: int, name: bytes) -> str:

@@ -41,6 +41,7 @@ class FileEvent(Event):
     `path` is resolved from the kernel's own objects where `claimed` is False (opens that
     succeeded, calls on a descriptor); where True it is the string the caller passed, made absolute:
     good for a record, never for a decision. `target` is the second name of a rename or link.
+    `ioctl_only`: a refused open with access mode 3, which is for neither reading nor writing.
     """
 
     operation: FileOperation
@@ -52,6 +53,7 @@ class FileEvent(Event):
     device: int
     inode: int
     errno: int
+    ioctl_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,6 +44,7 @@ class Flag(IntFlag):
     CREATED = 2
     OBSERVED = 4
     TRUNCATED = 8
+    IOCTL_ONLY = 16
 
 
 class Operation(IntEnum):

@@ -31,6 +31,7 @@ enum ri_flag {
 	RI_CREATED = 2,		/* the open made the file; a refused open: would have */
 	RI_OBSERVED = 4,	/* would have been refused; let pass under --observe */
 	RI_TRUNCATED = 8,	/* there was more than the record holds */
+	RI_IOCTL_ONLY = 16,	/* a refused open: with access mode 3, neither reading nor writing */
 };
 
 enum ri_operation {

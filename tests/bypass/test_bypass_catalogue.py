@@ -68,3 +68,14 @@ def without(scene: Scene, case: Case, command: list[str]) -> subprocess.Complete
 
 def test_every_case_is_told_apart() -> None:
     assert len({case.id for case in CASES}) == len(CASES)
+
+
+def test_an_open_for_ioctl_alone_is_the_filters(scene: Scene) -> None:
+    """It fails on every file, so the rules on files have no part in it."""
+    case = next(case for case in CASES if case.title == "open without access for ioctl")
+    before = last_record(scene)
+    scene.daemon.exec(case.profile, case.command(scene.words), cwd=scene.workspace)
+    wait_until(lambda: recorded(scene, before, "file.write", "deny"))
+    records = scene.daemon.records(after=before, verb="file.write", verdict="deny")
+    assert {record["mechanism"] for record in records} == {"seccomp"}
+    assert all("access mode 3" in record["reason"] for record in records)

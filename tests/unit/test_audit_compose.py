@@ -39,6 +39,7 @@ from monitor.policy.action import (
 )
 from monitor.policy.compile import Context, compile_plan
 from monitor.policy.decide import decide
+from monitor.policy.floor import syscall_plan
 from monitor.policy.plan import (
     FileAccess,
     FileRule,
@@ -328,6 +329,23 @@ def test_a_folder_that_a_mask_holds_in_place(case: Case, path: str, mechanism: M
     assert draft.rule == (str(rule) if mechanism is Mechanism.VIEW else "")
     case.session = session(id="another", plan=plan(policies=masked.policies))
     assert case.draft(event).mechanism is Mechanism.HOST
+
+
+def test_an_open_for_ioctl_alone_is_the_floors(case: Case) -> None:
+    def answer(action: Action) -> Decision:
+        return DENIED if isinstance(action, FileAction) else decide(plan(syscalls=floor), action)
+
+    floor = syscall_plan((), listen=False, strict=False, opened=set())
+    case.answer = answer
+    event = refused("/usr/x", errno.EPERM, write=True, ioctl_only=True)
+    for _ in range(2):
+        draft = case.draft(event)
+        assert (draft.verdict, draft.mechanism) == (Verdict.DENY, Mechanism.SECCOMP)
+        assert "access mode 3" in draft.reason
+        case.observed()
+    # Landlock's is EACCES: by openat2, whose flags the filter cannot see.
+    case.session = session()
+    assert case.draft(replace(event, errno=errno.EACCES)).mechanism is Mechanism.LANDLOCK
 
 
 NARROW = policy(
