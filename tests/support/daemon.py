@@ -244,6 +244,7 @@ class Daemon:
             "cwd": who.home,
             "env": self.environment(who),
             "text": True,
+            "errors": "surrogateescape",  # names that a session made may be any bytes
             "stdin": subprocess.DEVNULL,
             "stdout": subprocess.PIPE,
             "stderr": subprocess.PIPE,
