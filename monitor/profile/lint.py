@@ -33,7 +33,7 @@ def lint(
         folders = [rule for rule in rules.allowing() if not rule.tree and is_folder(rule.path)]
         found |= dict.fromkeys(lint_files.lint(rules, outer, variables, missing))
         found |= dict.fromkeys(lint_files.folders(folders))
-        found |= dict.fromkeys(_sockets(profile, variables))
+        found |= dict.fromkeys(_sockets(profile, variables, [*outer, rules]))
         found |= dict.fromkeys(_networks(profile))
         found |= dict.fromkeys(_environment(profile))
         outer.append(rules)
@@ -54,13 +54,31 @@ def _own_paths(rules: placed.Rules) -> Iterable[placed.PlacedPath]:
     return own.values()
 
 
-def _sockets(profile: Profile, variables: Variables) -> Iterator[Finding]:
+def _sockets(
+    profile: Profile, variables: Variables, chain: Sequence[placed.Rules]
+) -> Iterator[Finding]:
+    """`chain`: the path rules of this profile and of those that it narrows."""
     for rule in profile.network.unix if profile.network else ():
         path, _ = placed.place(rule.path, variables)
         for hazard in hazards.SOCKETS:
             if placed.matches(path, expand(hazard.path, variables)):
                 message = f"{rule.path} is no ordinary socket: {hazard.why}"
                 yield Finding(hazard.level, rule.position, "network.unix", message)
+        if all(_may_replace(rules, path) for rules in chain):
+            message = (
+                f"{rule.path} can be replaced by the session: a symbolic link there leads to any"
+                " socket that the user may reach"
+            )
+            yield Finding("warning", rule.position, "network.unix", message)
+
+
+def _may_replace(rules: placed.Rules, path: str) -> bool:
+    """Whether names in the folder of `path` may be written. An abstract name (`@`) has none."""
+    folder = path.rpartition("/")[0] or "/"
+    writable = path.startswith("/") and any(
+        rule.tree and rule.covers(folder) for rule in rules.write
+    )
+    return writable and placed.taken(rules.taking(), path) is None
 
 
 def _networks(profile: Profile) -> Iterator[Finding]:

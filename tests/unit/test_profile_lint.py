@@ -66,6 +66,10 @@ def test_nothing_is_said_of_a_plain_profile() -> None:
         ("network: {unix: [/run/dbus/system_bus_socket]}", "error", "network.unix", "outside"),
         ("network: {unix: [/tmp/ssh-a1/agent.7]}", "warning", "network.unix", "keys"),
         ("network: {unix: ['@/tmp/.X11-unix/X0']}", "warning", "network.unix", "types"),
+        ("files: {write: [/run/own/**]}\nnetwork: {unix: [/run/own/x]}", "warning",
+         "network.unix", "can be replaced"),
+        ("files: {write: [/var/run/**]}\nnetwork: {unix: [/run/own/x]}", "warning",
+         "network.unix", "can be replaced"),
         ("network: {connect: ['any:443']}", "warning", "network.connect", "no host"),
         ("network: {connect: ['0.0.0.0/1:443']}", "warning", "network.connect", "millions"),
         ("network: {connect: ['169.254.169.254:80']}", "error", "network.connect", "credential"),
@@ -101,6 +105,12 @@ def test_finds(text: str, level: str, key: str, says: str) -> None:
         # Policy keeps wide rules away from them.
         ("network: {connect: ['any:80']}", "error", "network.connect"),
         ("network: {unix: [/run/own/x.sock]}", "error", "network.unix"),
+        # Its name stays what it is.
+        ("files: {write: [/run/own/x/**, /run/own]}\nnetwork: {unix: [/run/own/x]}", "warning",
+         "network.unix"),
+        ("files: {write: [/run/own/**], read_only: [/run/own/x]}\n"
+         "network: {unix: [/run/own/x]}", "warning", "network.unix"),
+        ("files: {write: [/**]}\nnetwork: {unix: ['@x']}", "warning", "network.unix"),
     ],
 )  # fmt: skip
 def test_leaves_alone(text: str, level: str, key: str) -> None:
@@ -113,6 +123,14 @@ def test_what_the_extended_profile_does_not_allow() -> None:
     assert finding.message == "/c is never allowed: what this extends does not allow it"
     # A wider rule is reachable in part.
     assert found("files: {read: [/a/x]}", "files: {read: [/a/**]}") == set()
+
+
+def test_a_socket_that_the_extended_profile_keeps_in_place() -> None:
+    inner = "files: {write: [/s/**]}\nnetwork: {unix: [/s/x]}"
+    for outer, warned in (("files: {write: [/s/**]}", True), ("files: {read: [/s/**]}", False)):
+        both = f"{outer}\nnetwork: {{unix: [/s/x]}}"
+        messages = [each.message for each in findings(both, inner) if each.key == "network.unix"]
+        assert any("replaced" in message for message in messages) is warned
 
 
 def test_missing_paths_are_noted_where_they_are_ones_own() -> None:
