@@ -77,6 +77,8 @@ def _stage_launcher(instance: str) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "monitor/launch", staged / "monitor/launch", ignore=ignored)
     shutil.copy(ROOT / "monitor/__init__.py", staged / "monitor")
+    # As an installation has it: who runs it could not write what Python compiles.
+    subprocess.run(["/usr/bin/python3", "-m", "compileall", "-q", str(staged)], check=True)
     subprocess.run(["chmod", "-R", "a+rX", str(staged)], check=True)
 
 
