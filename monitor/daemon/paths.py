@@ -4,7 +4,7 @@
 A rule is written with names (`/bin`, `/etc/alternatives/cc`) that are links on many hosts, and the
 launcher opens every rule's path with RESOLVE_NO_SYMLINKS. The daemon resolves names for it as root,
 so it must not follow what another could have put there: a name with such a link stays as it is, and
-the launcher refuses it with ELOOP.
+the launcher leaves its rule out.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import stat
 
 from monitor.launch import kernel, protocol
 from monitor.launch.channel import Channel
-from monitor.launch.failure import NOT_EXECUTABLE, NOT_FOUND, REFUSED, LaunchError
+from monitor.launch.failure import NOT_EXECUTABLE, NOT_FOUND, REFUSED, LaunchError, say
 from monitor.launch.protocol import Message, ProtocolError
 
 # What the pipe to the parent carries: STARTING when CMD is about to be executed, and a failure as
@@ -74,8 +74,6 @@ class Child:
 
     def advice(self, error: OSError) -> str:
         """A hint where the person can do something about a step that failed."""
-        if self.step.startswith("allow ") and error.errno == errno.ELOOP:
-            return "a part of the path is a symbolic link that others than root can change"
         if self.step == "unshare namespaces":
             return "this host forbids user namespaces: `rictl doctor` says what to change"
         return ""
@@ -205,17 +203,25 @@ class Child:
 
     def allow(self, ruleset: int, path: bytes, rights: int, tree: bool) -> bool:
         """Add a rule; False where there is no such path for this user."""
-        self.step = f"allow {os.fsdecode(path)}"
+        name = os.fsdecode(path)
+        self.step = f"allow {name}"
         try:
             descriptor = kernel.open_path(path)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                # Followed, it would grant whatever its owner, or an earlier session, made it name.
+                say(
+                    f"the rule on {name} is left out: a part of it is a symbolic link that others"
+                    " than root can change",
+                    "write what it stands for",
+                )
+                return False
             if error.errno in ABSENT:
                 return False
             raise
         if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
             rights &= kernel.LANDLOCK_FILE_RIGHTS
         elif not tree:
-            name = os.fsdecode(path)
             raise LaunchError(f"{name} is a directory", f"write {name}/** in the profile")
         if rights:
             kernel.landlock_allow(ruleset, descriptor, rights)

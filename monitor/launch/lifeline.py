@@ -14,7 +14,7 @@ import select
 
 from monitor.launch import kernel, protocol
 from monitor.launch.child import STARTING
-from monitor.launch.failure import REFUSED, printable
+from monitor.launch.failure import REFUSED, say
 from monitor.launch.protocol import ProtocolError
 
 SIGNALLED = 128  # added to the number of the signal that ended CMD
@@ -235,15 +235,3 @@ def open_terminal() -> int | None:
         return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError:
         return None
-
-
-def say(text: str, hint: str = "") -> None:
-    """One line on stderr. Never waits: signals must be passed on while nobody reads."""
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    line = f"ri-exec: {printable(text)}\n" + (f"hint: {printable(hint)}\n" if hint else "")
-    try:
-        if poll.poll(0):
-            os.write(2, os.fsencode(line))
-    except OSError:
-        return
