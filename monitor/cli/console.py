@@ -24,6 +24,7 @@ STYLES = {
     "would-deny": "yellow",
     "running": "green",
     "frozen": "cyan",
+    "revoked": "red",
     "ending": "yellow",
     "launching": "yellow",
     "yes": "green",

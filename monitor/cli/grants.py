@@ -7,7 +7,6 @@ biscuit_auth and what reads profiles are imported by the commands that need them
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +18,11 @@ from monitor.cli.failure import CommandError, UnreachableError, UsageError
 from monitor.cli.moment import local, until
 from monitor.cli.options import JsonOption, SocketOption, WhyOption, client
 from monitor.cli.profiles import ConfigOption
+from monitor.cli.revoke import REVOCATION_ID, Then, ThenOption, read, take_back
 
 if TYPE_CHECKING:
     from monitor.identity.grant import Grant
 
-LARGEST = 20_000  # bytes of a file that can be a grant
-REVOCATION_ID = re.compile(r"[0-9a-f]{128}")
 
 FileArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="The grant.", show_default=False)
@@ -169,7 +167,7 @@ def _narrowed(
     from monitor.identity.grant_error import GrantError
     from monitor.profile import durations
 
-    text = _read(source)
+    text = read(source)
     before = _parsed(text)
     left = before.expires - time.time()
     if left <= 0:
@@ -232,7 +230,7 @@ def show(
     """
     from monitor.identity.grant_json import to_json
 
-    text = _read(file)
+    text = read(file)
     found = to_json(_parsed(text))
     status: dict[str, Any] = {"holds": None, "problem": "", "used": []}
     try:
@@ -288,8 +286,8 @@ def _times(depth: int | None) -> str:
     return {0: "never", 1: "once"}.get(depth, f"{depth} times")
 
 
-@grant.command()
-def revoke(
+@grant.command("revoke")
+def revoke_grant(
     context: typer.Context,
     what: Annotated[
         str,
@@ -299,28 +297,19 @@ def revoke(
             show_default=False,
         ),
     ],
+    then: ThenOption = Then.KILL,
     why: WhyOption = "",
     as_json: JsonOption = False,
     socket: SocketOption = None,
 ) -> None:
-    """Take a grant back, with all that was made of it, and end the sessions that run under them.
+    """Take a grant back, with all that was made of it; the same as `rictl revoke`.
 
     \b
     examples:
       rictl grant revoke coder.grant --why "the task is done"
     """
-    body: dict[str, Any] = {"id": what} if REVOCATION_ID.fullmatch(what) else {}
-    body = body or {"grant": _read(Path(what))}
-    answer = client(context, socket).post("/v1/grants/revoke", body | ({"why": why} if why else {}))
-    if as_json:
-        console.document(answer)
-        return
-    if answer["problem"]:
-        console.note(f"it holds, and is written when there is room: {answer['problem']}")
-    ended = answer["sessions"]
-    console.line(
-        f"revoked; {len(ended)} sessions ended" + (f": {', '.join(ended)}" if ended else "")
-    )
+    body = {"what": what} if REVOCATION_ID.fullmatch(what) else {"grant": read(Path(what))}
+    take_back(client(context, socket), body, then, why, as_json=as_json)
 
 
 @grant.command()
@@ -344,16 +333,6 @@ def _parsed(text: str) -> Grant:
         return tokens.read(text)
     except GrantError as error:
         raise CommandError(str(error)) from error
-
-
-def _read(file: Path) -> str:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(LARGEST).decode("ascii").strip()
-    except UnicodeDecodeError as error:
-        raise CommandError(f"{file} is no grant") from error
-    except OSError as error:
-        raise CommandError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _write(file: Path, text: str) -> None:

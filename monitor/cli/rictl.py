@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from monitor import __version__
-from monitor.cli import console, doctor, explain, grants, log, profiles, sessions
+from monitor.cli import console, doctor, explain, grants, log, profiles, revoke, sessions
 from monitor.cli.client import SOCKET_VARIABLE
 from monitor.cli.failure import REFUSED, USAGE, CommandError
 from monitor.cli.options import SocketOption
@@ -36,6 +36,7 @@ examples:
   rictl log --verdict deny          what was refused
   rictl explain 42                  why, and what would allow it
   rictl kill 7f3a2b1c               end a session
+  rictl revoke demo/coder           take back what an agent may do, wherever it runs
   rictl profile check coder.yaml    is this profile right?
   rictl grant show coder.grant      what does this grant give?
   rictl doctor                      what this host can enforce
@@ -49,7 +50,7 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog=EPILOG,
 )
-for group in (sessions.app, explain.app, doctor.app, grants.app):
+for group in (sessions.app, revoke.app, explain.app, doctor.app, grants.app):
     app.registered_commands += group.registered_commands
 app.add_typer(log.app, name="log")
 app.add_typer(profiles.app, name="profile")

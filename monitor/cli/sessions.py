@@ -60,7 +60,7 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
         "AGENT": lambda each: each["agent"],
         "CHAIN": lambda each: " > ".join(map(_short, each["chain"])),
         "PROFILE": lambda each: each["profile"],
-        "STATE": lambda each: each["state"],
+        "STATE": _state,
         "PID": lambda each: str(each.get("pid") or "-"),
         "EXPIRES": lambda each: "-" if each["state"] == "ended" else until(each.get("expires")),
     }
@@ -73,6 +73,14 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
         for name in ("AGENT", "PROFILE", "PID"):
             del columns[name]
     return columns
+
+
+def _state(session: dict[str, Any]) -> str:
+    """The state; of one that runs on without its authority, what took it away."""
+    state, denied = str(session["state"]), session.get("denied")
+    if not denied or state == "ended":
+        return state
+    return str(denied) if state == "running" else f"{state}, {denied}"
 
 
 def _short(name: str) -> str:

@@ -21,7 +21,8 @@ from monitor.daemon.kept import LIFELINE
 from monitor.daemon.sessions import session_flags
 from monitor.kernel import sockdiag
 from monitor.kernel.cgroup import Cgroup, instance_root
-from monitor.session.session import Hold, Session, State
+from monitor.session.session import Denial, Hold, Session, State
+from monitor.wire.layout import SessionFlag
 from monitor.wire.rows import SessionRow
 
 
@@ -40,13 +41,15 @@ def adopt(context: Context, kept: dict[str, int]) -> Adopted:
     """
     running: list[tuple[Session, socket.socket]] = []
     ending: list[tuple[Session, str]] = []
+    orders = context.registry.revocations().values()
+    revoking = {session for order in orders for session in order.sessions}
     for session in context.registry.live():
         doubt = _doubt(session, LIFELINE + session.id in kept)
         if doubt:
             ending.append((session, doubt))
             continue
         try:
-            _put_in_force(context, session)
+            _put_in_force(context, session, revoking=session.id in revoking)
         except OSError as error:
             ending.append((session, f"its rules cannot be put in place again: {error}"))
             continue
@@ -73,16 +76,23 @@ def _doubt(session: Session, lifeline: bool) -> str:
     return "" if lifeline else "its launcher is gone"
 
 
-def _put_in_force(context: Context, session: Session) -> None:
-    """Bring kernel and registry to agree; where they do not, the stricter one holds."""
+def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None:
+    """Bring kernel and registry to agree; where they do not, the stricter one holds.
+
+    `revoking`: whether its revocation was begun, and goes on next.
+    """
+    row = context.tables.session(session.cgroup_id)
+    if row is not None and SessionFlag.REVOKED in row.flags and session.denied is None:
+        # What revoked or ended it could not be written.
+        why = "found denied everything after a restart"
+        session = context.registry.deny(session.id, Denial.REVOKED, why)
     # Rows of policies are written before the row of the session: with it, all are there.
-    wanted = SessionRow(session.expires_boottime, session_flags(session.plan), session.policies)
-    if context.tables.session(session.cgroup_id) != wanted:
+    if row != SessionRow(session.expires_boottime, session_flags(session), session.policies):
         context.sessions.install(session)
     cgroup = Cgroup(Path(session.cgroup))
     if session.state is State.FROZEN:
         cgroup.freeze()
-    elif cgroup.freezing():
+    elif cgroup.freezing() and not revoking:
         context.registry.move(
             session.id, State.FROZEN, hold=Hold.PERSON, why="found frozen after a restart"
         )

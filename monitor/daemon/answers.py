@@ -142,6 +142,7 @@ def session_json(session: Session, counts: Mapping[str, int], lost: int) -> dict
         "profile": session.profile,
         "state": session.state.value,
         "hold": session.hold.value if session.hold else None,
+        "denied": session.denied.value if session.denied else None,
         "created": session.created,
         "expires": session.expires,
         "ended": session.ended,

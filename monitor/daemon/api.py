@@ -35,6 +35,7 @@ from monitor.daemon.doctor import diagnose
 from monitor.daemon.ending import EndingFailed, Step
 from monitor.daemon.grant_api import GrantApi
 from monitor.daemon.log import Log
+from monitor.daemon.revoke_api import RevokeApi
 from monitor.kernel import cgroup
 from monitor.kernel.peer import Peer, gone, peer_of
 from monitor.session.registry import UnknownSession
@@ -70,7 +71,8 @@ class Api:
                 web.get("/v1/log/verify", self.verify),
                 web.get("/v1/doctor", self.doctor),
                 web.get("/v1/metrics", self.metrics),
-                *GrantApi(context, self.access).routes(),
+                *GrantApi(context).routes(),
+                *RevokeApi(context, self.access).routes(),
             ]
         )
         self._runner = web.AppRunner(

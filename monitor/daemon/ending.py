@@ -70,13 +70,18 @@ async def thaw(session: Session, steps: Steps) -> None:
     await steps.run("thaw", act)
 
 
+def refuse(session: Session, tables: KernelTables) -> None:
+    """Turn the session's row to deny-all; without a row it is refused everything anyway."""
+    row = tables.session(session.cgroup_id)
+    if row is not None:
+        tables.set_flags(session.cgroup_id, row.flags | SessionFlag.REVOKED)
+
+
 async def deny_all(session: Session, tables: KernelTables, steps: Steps) -> None:
     """Refuse every network action of the session from now on."""
 
     async def act() -> None:
-        row = tables.session(session.cgroup_id)
-        if row is not None:
-            tables.set_flags(session.cgroup_id, SessionFlag.REVOKED)
+        refuse(session, tables)
 
     await steps.run("deny", act)
 

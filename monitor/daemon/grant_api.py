@@ -1,38 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the API that makes, judges and takes back grants.
+"""The part of the API that makes and judges grants; revoke_api takes them back.
 
 GET  /v1/grants/key      the public key of this host's grants, for the `trusted` of others
 POST /v1/grants          make one on behalf of the caller
 POST /v1/grants/check    whether one holds here and now for the user it is for
-POST /v1/grants/revoke   take one back, with all that was narrowed from it, and end what runs
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 from typing import Any
 
 from aiohttp import web
 
-from monitor.daemon import accounts
-from monitor.daemon.access import Access, Forbidden
+from monitor.daemon.access import Forbidden
 from monitor.daemon.answers import LONGEST_TEXT, BadRequest
 from monitor.daemon.context import Context, Refused
 from monitor.daemon.grants import Wanted
 from monitor.daemon.keys import KeysError
 from monitor.identity import grant as tokens
-from monitor.identity.grant import Grant
 from monitor.identity.grant_error import BadSignature, GrantError, Malformed
 from monitor.identity.grant_json import to_json
 from monitor.kernel.peer import Peer
-from monitor.policy.action import Verb, Verdict
+from monitor.policy.action import Verb
 from monitor.profile import durations
-from monitor.session.registry import UnknownSession
 
-# Of an Ed25519 signature, in hexadecimal.
-_REVOCATION_ID = re.compile(r"[0-9a-f]{128}")
 _MAKE = {
     "agent": str,
     "profile": str,
@@ -48,16 +40,14 @@ _MAKE = {
 class GrantApi:
     """Answers for the paths under /v1/grants."""
 
-    def __init__(self, context: Context, access: Access) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self.access = access
 
     def routes(self) -> list[web.RouteDef]:
         return [
             web.get("/v1/grants/key", self.key),
             web.post("/v1/grants", self.make),
             web.post("/v1/grants/check", self.check),
-            web.post("/v1/grants/revoke", self.revoke),
         ]
 
     async def key(self, _request: web.Request) -> web.Response:
@@ -109,67 +99,6 @@ class GrantApi:
             problem = error.reason
         used = [service.ledger.used(identity) for identity, _most in found.uses]
         return _json({"holds": not problem, "problem": problem, "used": used})
-
-    async def revoke(self, request: web.Request) -> web.Response:
-        given = fields(await request.read(), {"grant": str, "id": str, "why": str})
-        caller: Peer = request["caller"]
-        identity = self._to_revoke(caller, given)
-        service, why = self.context.sessions.grants, given.get("why", "")
-        by = f"user:{accounts.of(caller.uid).pw_name}"
-        ledger = service.ledger
-        ledger.revoke(identity, why)
-        concerned = ledger.sessions(identity)
-        self.context.recording.daemon_record(
-            None,
-            Verb.GRANT_REVOKE,
-            identity,
-            {"by": by, "why": why},
-            verdict=Verdict.KILL,
-            reason=why,
-            pid=caller.pid,
-        )
-        live = [each for each in self.context.registry.live() if each.id in concerned]
-        reason = "its grant was revoked" + (f": {why}" if why else "")
-        kill = self.context.sessions.kill
-        outcomes = await asyncio.gather(
-            *(kill(each, reason, by) for each in live), return_exceptions=True
-        )
-        for outcome in outcomes:
-            # What could not be taken down is denied everything, and tried again.
-            if isinstance(outcome, BaseException) and not isinstance(outcome, UnknownSession):
-                raise outcome
-        return _json(
-            {
-                "revoked": identity,
-                "sessions": [each.id for each in live],
-                "problem": ledger.problem or None,
-            }
-        )
-
-    def _to_revoke(self, caller: Peer, given: dict[str, Any]) -> str:
-        """The revocation id that is meant, where the caller may take it back."""
-        if ("grant" in given) is ("id" in given):
-            raise BadRequest("either grant or id is given")
-        if "id" in given:
-            self.access.require_admin(caller)
-            if not _REVOCATION_ID.fullmatch(given["id"]):
-                raise BadRequest("id is a revocation id: 128 hexadecimal digits")
-            return str(given["id"])
-        try:
-            found = tokens.read(given["grant"])
-            trusted = self.context.sessions.grants.keys.trusted()
-        except (Malformed, BadSignature) as error:
-            raise BadRequest(str(error)) from error
-        except KeysError as error:
-            raise Forbidden(str(error)) from error
-        if not self.access.administers(caller) and not _is_principal(caller, found, trusted):
-            raise Forbidden("only who delegated, and administrators, may revoke a grant")
-        return found.revocation_ids[-1]
-
-
-def _is_principal(caller: Peer, grant: Grant, trusted: dict[str, str]) -> bool:
-    """Anybody can sign a grant that names the caller; only a trusted key makes it true."""
-    return grant.key in trusted and grant.origin.principal.uid == caller.uid
 
 
 def fields(body: bytes, known: dict[str, type]) -> dict[str, Any]:

@@ -67,6 +67,12 @@ class Notices:
             line.ending = True
             _send(line.connection, f"the session ends: {why}")
 
+    def revoked(self, session: str, why: str) -> None:
+        """Say that a session runs on without its authority."""
+        line = self._lines.get(session)
+        if line is not None:
+            _send(line.connection, f"the network is denied from now on: {why}")
+
     def end(self, session: str) -> None:
         """Close the lifeline of a session that has ended."""
         line = self._lines.pop(session, None)

@@ -136,24 +136,15 @@ class Recording:
 
         On return it is written, unless `problem` says that it waits.
         """
-        self.drain()
-        draft = Draft(
-            time=time.time(),
-            session=session.id if session else "",
-            agent=session.agent if session else "",
-            chain=session.chain.names() if session else (),
-            pid=pid,
-            exe="",
-            verb=verb,
-            object=object_,
-            verdict=verdict,
-            reason=reason,
-            rule="",
-            mechanism=Mechanism.DAEMON,
-            count=1,
-            details=details,
+        draft = daemon_draft(
+            session, verb, object_, details, verdict=verdict, reason=reason, pid=pid
         )
-        self._queue([draft])
+        self.record([draft])
+
+    def record(self, drafts: list[Draft]) -> None:
+        """Several records of the daemon's own at once."""
+        self.drain()
+        self._queue(drafts)
         self.flush()
 
     def _compose(self, events: Sequence[AnyEvent]) -> None:
@@ -290,6 +281,35 @@ class Recording:
     def forget(self, session: Session) -> None:
         """The session has ended; its figures are in its last record."""
         self._counts.pop(session.id, None)
+
+
+def daemon_draft(
+    session: Session | None,
+    verb: Verb,
+    object_: str,
+    details: dict[str, Any],
+    *,
+    verdict: Verdict = Verdict.ALLOW,
+    reason: str = "",
+    pid: int = 0,
+) -> Draft:
+    """A record of the daemon's own, as of now."""
+    return Draft(
+        time=time.time(),
+        session=session.id if session else "",
+        agent=session.agent if session else "",
+        chain=session.chain.names() if session else (),
+        pid=pid,
+        exe="",
+        verb=verb,
+        object=object_,
+        verdict=verdict,
+        reason=reason,
+        rule="",
+        mechanism=Mechanism.DAEMON,
+        count=1,
+        details=details,
+    )
 
 
 def _without_links(path: str) -> str:

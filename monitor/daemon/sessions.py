@@ -23,12 +23,13 @@ from monitor.daemon.ending import EndingFailed, Step, Steps
 from monitor.daemon.grants import Grants
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.notices import Notices
+from monitor.daemon.revocation import Revocation
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.kernel.peer import Peer
 from monitor.policy.action import Verb, Verdict
 from monitor.policy.plan import Plan, RecordChoice
 from monitor.session.registry import UnknownSession
-from monitor.session.session import Hold, IllegalTransition, Session, State, new_id
+from monitor.session.session import Denial, Hold, IllegalTransition, Session, State, new_id
 from monitor.wire.layout import SessionFlag
 
 # Processes and threads of a session whose profile sets no limit: a fork bomb ends there.
@@ -45,6 +46,7 @@ class Sessions:
         self.admission = Admission(context.config, context.host)
         self.grants = Grants(context.config, context.registry.ledger, self.admission)
         self.notices = Notices()
+        self.revocation = Revocation(context, self.end, self.notices)
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
 
     # -- the launch channel --------------------------------------------------------------------
@@ -261,7 +263,7 @@ class Sessions:
             session.cgroup_id,
             list(zip(session.policies, session.plan.policies, strict=True)),
             session.expires_boottime,
-            session_flags(session.plan),
+            session_flags(session),
         )
 
     async def _end(self, identity: str, why: str) -> list[Step]:
@@ -319,8 +321,11 @@ class Sessions:
         return session.plan.audit_required
 
 
-def session_flags(plan: Plan) -> SessionFlag:
-    flags = SessionFlag.NONE
+def session_flags(session: Session) -> SessionFlag:
+    """The flags of a session's row in the kernel's tables."""
+    flags, plan = SessionFlag.NONE, session.plan
+    if session.denied is Denial.REVOKED:
+        flags |= SessionFlag.REVOKED
     if plan.observe:
         flags |= SessionFlag.OBSERVE
     if plan.records is RecordChoice.EVERY:

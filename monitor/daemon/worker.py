@@ -107,6 +107,7 @@ class Worker:
             name: socket.socket(fileno=kept.pop(name)) for name in (API_LISTENER, LAUNCH_LISTENER)
         }
         adopted = adoption.adopt(self.context, kept)
+        self._spawn(self.context.sessions.revocation.resume())
         launcher = Launching(self.context)
         for session, why in adopted.ending:
             self.context.sessions.end_soon(session, why)

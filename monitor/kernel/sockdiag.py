@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sock_diag netlink: find the sockets of one cgroup, and destroy them while they are open.
+"""sock_diag netlink: find the sockets of cgroups, and destroy them while they are open.
 
 The kernel filters the dump by cgroup id (INET_DIAG_BC_CGROUP_COND, since Linux 5.7), so a cut costs
-what the session has, not what the host has. A destroyed socket answers its owner ECONNABORTED and
-its peer with a reset. Sources: uapi/linux/sock_diag.h, uapi/linux/inet_diag.h.
+what the sessions have, not what the host has; and many sessions are cut in one pass. A destroyed
+socket answers its owner ECONNABORTED and its peer with a reset.
+Sources: uapi/linux/sock_diag.h, uapi/linux/inet_diag.h.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 # uapi/linux/netlink.h
 NETLINK_SOCK_DIAG = 4
@@ -21,6 +22,7 @@ NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
 NLMSG_ERROR = 2
 NLMSG_DONE = 3
+DESTROY_FLAGS = NLM_F_REQUEST | NLM_F_ACK
 
 # uapi/linux/sock_diag.h
 SOCK_DIAG_BY_FAMILY = 20
@@ -28,7 +30,10 @@ SOCK_DESTROY = 21
 
 # uapi/linux/inet_diag.h
 INET_DIAG_REQ_BYTECODE = 1
+INET_DIAG_BC_JMP = 1
 INET_DIAG_BC_CGROUP_COND = 13
+CONDITION = struct.Struct("=BBHQ")  # inet_diag_bc_op with its value
+JUMP = struct.Struct("=BBH")
 ALL_STATES = 0xFFFFFFFF
 
 IPPROTO_UDPLITE = 136
@@ -41,11 +46,24 @@ ATTRIBUTE = struct.Struct("=HH")
 SOCKET_ID_SIZE = 48  # inet_diag_sockid: ports, addresses, interface, cookie
 MESSAGE_ID_OFFSET = 4  # of the socket id in inet_diag_msg
 RECEIVE_SIZE = 1 << 16
+# A jump is at most 64 KiB long, a netlink attribute too.
+MOST_CGROUPS = 2048
+# Requests in one message: their answers fit into the socket's buffer.
+BATCH = 64
 
 
-def _filter(cgroup: int) -> bytes:
-    """Bytecode that accepts the sockets of `cgroup` only: one test, `no` jumps past the end."""
-    code = struct.pack("=BBHQ", INET_DIAG_BC_CGROUP_COND, 12, 16, cgroup)
+def _filter(cgroups: Sequence[int]) -> bytes:
+    """Bytecode that accepts the sockets of `cgroups` only.
+
+    One test for each, with a jump to the end behind it that the next test is reached around; the
+    last test's `no` leads past the end, which rejects.
+    """
+    code = b""
+    for cgroup in reversed(cgroups):
+        if code:
+            code = JUMP.pack(INET_DIAG_BC_JMP, JUMP.size, JUMP.size + len(code)) + code
+        size = CONDITION.size
+        code = CONDITION.pack(INET_DIAG_BC_CGROUP_COND, size, size + JUMP.size, cgroup) + code
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(code), INET_DIAG_REQ_BYTECODE) + code
 
 
@@ -67,10 +85,10 @@ def _check(body: bytes, what: str) -> None:
         raise OSError(-code, os.strerror(-code), what)
 
 
-def _dump(diag: socket.socket, family: int, protocol: int, cgroup: int) -> list[bytes]:
-    """The socket ids (inet_diag_sockid as bytes) of `cgroup`."""
+def _dump(diag: socket.socket, family: int, protocol: int, cgroups: Sequence[int]) -> list[bytes]:
+    """The socket ids (inet_diag_sockid as bytes) of `cgroups`."""
     request = REQUEST.pack(family, protocol, 0, 0, ALL_STATES) + bytes(SOCKET_ID_SIZE)
-    _send(diag, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request + _filter(cgroup))
+    _send(diag, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request + _filter(cgroups))
     found: list[bytes] = []
     while True:
         for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
@@ -82,39 +100,56 @@ def _dump(diag: socket.socket, family: int, protocol: int, cgroup: int) -> list[
             found.append(body[MESSAGE_ID_OFFSET : MESSAGE_ID_OFFSET + SOCKET_ID_SIZE])
 
 
-def _destroy(diag: socket.socket, family: int, protocol: int, identity: bytes) -> bool:
-    request = REQUEST.pack(family, protocol, 0, 0, ALL_STATES) + identity
-    _send(diag, SOCK_DESTROY, NLM_F_ACK, request)
-    for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
-        if kind == NLMSG_ERROR:
+def _destroy(diag: socket.socket, family: int, protocol: int, identities: Sequence[bytes]) -> int:
+    """Destroy the sockets, and wait for the answer to each; how many there were."""
+    start = REQUEST.pack(family, protocol, 0, 0, ALL_STATES)
+    requests = [
+        HEADER.pack(HEADER.size + len(start) + len(each), SOCK_DESTROY, DESTROY_FLAGS, 1, 0)
+        + start
+        + each
+        for each in identities
+    ]
+    diag.send(b"".join(requests))
+    left, destroyed = len(requests), 0
+    while left:
+        for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
+            if kind != NLMSG_ERROR:
+                continue
+            left -= 1
             try:
                 _check(body, "sock_diag destroy")
             except OSError as error:
                 # Closed by its owner, or already unconnected: nothing is left to cut.
-                if error.errno in (errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
-                    return False
-                raise
-    return True
+                if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
+                    raise
+            else:
+                destroyed += 1
+    return destroyed
 
 
-def destroy_sockets(cgroup: int) -> int:
-    """Destroy every TCP and UDP socket made in cgroup id `cgroup`; how many there were.
+def destroy_sockets(*cgroups: int) -> int:
+    """Destroy every TCP and UDP socket made in the cgroups with these ids; how many there were.
 
-    The cgroup must exist (the kernel resolves the id) and should be frozen, or new sockets may
+    The cgroups must exist (the kernel resolves the ids) and should be frozen, or new sockets may
     come while the old ones go. OSError: EPERM without CAP_NET_ADMIN, EOPNOTSUPP where the kernel
     was built without CONFIG_INET_DIAG_DESTROY.
     """
     destroyed = 0
+    if len(cgroups) > MOST_CGROUPS:
+        destroyed = destroy_sockets(*cgroups[MOST_CGROUPS:])
+        cgroups = cgroups[:MOST_CGROUPS]
+    if not cgroups:
+        return destroyed
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
         diag.bind((0, 0))
         for family in FAMILIES:
             for protocol in PROTOCOLS:
                 try:
-                    identities = _dump(diag, family, protocol, cgroup)
+                    found = _dump(diag, family, protocol, cgroups)
                 except FileNotFoundError:
                     continue  # no such protocol in this kernel, so no such sockets
-                for identity in identities:
-                    destroyed += _destroy(diag, family, protocol, identity)
+                for batch in range(0, len(found), BATCH):
+                    destroyed += _destroy(diag, family, protocol, found[batch : batch + BATCH])
     return destroyed
 
 

@@ -9,6 +9,7 @@ the host may lose the last changes, and all sessions with them.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -22,7 +23,8 @@ from monitor.identity import chain as chains
 from monitor.policy import plan_json
 from monitor.policy.plan import Plan
 from monitor.session.ledger import Ledger
-from monitor.session.session import Hold, Session, State
+from monitor.session.order import Order
+from monitor.session.session import Denial, Hold, Session, State
 
 KEEP_ENDED = 1000
 SHORTEST_REFERENCE = 4
@@ -37,10 +39,12 @@ CREATE TABLE IF NOT EXISTS sessions (
     hold TEXT,
     pid INTEGER,
     ended REAL,
-    why TEXT NOT NULL
+    why TEXT NOT NULL,
+    denied TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS revocations (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
 """
 # Written once; the other fields have columns of their own.
 FIXED = [
@@ -63,6 +67,12 @@ FIXED = [
 ]
 
 
+# The changing columns in the order of `_changing`.
+UPDATE = (
+    "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ?, denied = ? WHERE id = ?"
+)
+
+
 class UnknownSession(LookupError):
     """No session, or more than one, answers to the reference."""
 
@@ -74,6 +84,7 @@ class Registry:
         """Open or make the database at `path`; sqlite3.Error where it cannot be used."""
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
+        _upgrade(self._database)
         self.ledger = Ledger(path)
         self.problem = ""  # why changes wait to be committed
         self._unsaved: dict[str, Session] = {}
@@ -105,32 +116,31 @@ class Registry:
             self._database.execute("BEGIN")
             self._database.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (digest, plan))
             self._database.execute(
-                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (session.id, json.dumps(body), digest, *_changing(session)),
             )
         self._remember(session)
 
     def update(self, session: Session) -> Session:
-        """Take over the changing fields of `session`: state, hold, pid, ended, why; commit them."""
+        """Take over the changing fields of `session`, all but FIXED; commit them."""
+        self._change(session)
+        self.save()
+        return session
+
+    def _change(self, session: Session) -> None:
         if session.live:
             self._remember(session)
         else:
             self._live.pop(session.id, None)
             self._by_cgroup.pop(session.cgroup_id, None)
         self._unsaved[session.id] = session
-        self.save()
-        return session
 
     def save(self) -> None:
         """Commit what could not be committed before; `problem` says why it still cannot."""
         self.ledger.save()
         try:
             for session in tuple(self._unsaved.values()):
-                self._database.execute(
-                    "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ?"
-                    " WHERE id = ?",
-                    (*_changing(session), session.id),
-                )
+                self._database.execute(UPDATE, (*_changing(session), session.id))
                 del self._unsaved[session.id]
         except sqlite3.Error as error:
             self.problem = str(error)
@@ -146,6 +156,43 @@ class Registry:
     def hold(self, identity: str, hold: Hold, why: str) -> Session:
         """Have a frozen session held by another."""
         return self.update(replace(self.get(identity), hold=hold, why=why))
+
+    def deny(self, identity: str, denied: Denial, why: str) -> Session:
+        """Have a live session refused everything on the network for good."""
+        return self.update(replace(self.get(identity), denied=denied, why=why))
+
+    def begin_revocation(self, order: Order, changed: Iterable[Session]) -> int:
+        """Keep an order until it is carried out, and take over what it makes of sessions, at once.
+
+        The number that `end_revocation` wants; 0: the database cannot be written, and only what
+        becomes of the sessions is committed later.
+        """
+        for session in changed:
+            self._change(session)
+        try:
+            with self._database as database:
+                database.execute("BEGIN IMMEDIATE")
+                database.executemany(
+                    UPDATE, [(*_changing(each), each.id) for each in self._unsaved.values()]
+                )
+                number = database.execute(
+                    "INSERT INTO revocations (body) VALUES (?)", (order.to_json(),)
+                ).lastrowid
+        except sqlite3.Error as error:
+            self.problem = str(error)
+            return 0
+        self._unsaved.clear()
+        return number or 0
+
+    def end_revocation(self, number: int) -> None:
+        # One that stays is carried out again by the next worker, which changes nothing.
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("DELETE FROM revocations WHERE id = ?", (number,))
+
+    def revocations(self) -> dict[int, Order]:
+        """Orders that were begun and not carried out, by number."""
+        rows = self._database.execute("SELECT id, body FROM revocations ORDER BY id")
+        return {number: Order.from_json(body) for number, body in rows}
 
     def started(self, identity: str, pid: int) -> Session:
         """CMD runs, as process `pid`."""
@@ -209,7 +256,8 @@ class Registry:
 
     def _load(self, condition: str, *values: str) -> list[Session]:
         query = (
-            "SELECT sessions.id, sessions.body, plans.body, state, hold, pid, ended, why"  # noqa: S608
+            "SELECT sessions.id, sessions.body, plans.body,"  # noqa: S608
+            " state, hold, pid, ended, why, denied"
             " FROM sessions JOIN plans ON plans.digest = sessions.plan"
             f" WHERE {condition} ORDER BY sessions.id"  # `condition` is ours
         )
@@ -218,13 +266,23 @@ class Registry:
         return [_session(row, plans) for row in self._database.execute(query, values)]
 
 
-def _changing(session: Session) -> tuple[str, str | None, int | None, float | None, str]:
+def _upgrade(database: sqlite3.Connection) -> None:
+    """Give a database that an earlier version made the columns that it lacks."""
+    columns = {row[1] for row in database.execute("PRAGMA table_info(sessions)")}
+    if "denied" not in columns:
+        database.execute("ALTER TABLE sessions ADD COLUMN denied TEXT")
+
+
+def _changing(
+    session: Session,
+) -> tuple[str, str | None, int | None, float | None, str, str | None]:
     hold = session.hold.value if session.hold else None
-    return session.state.value, hold, session.pid, session.ended, session.why
+    denied = session.denied.value if session.denied else None
+    return session.state.value, hold, session.pid, session.ended, session.why, denied
 
 
 def _session(row: tuple[Any, ...], plans: Callable[[str], Plan]) -> Session:
-    identity, body, plan, state, hold, pid, ended, why = row
+    identity, body, plan, state, hold, pid, ended, why, denied = row
     fixed = json.loads(body)
     fixed["chain"] = chains.from_json(fixed["chain"])
     fixed["policies"] = tuple(fixed["policies"])
@@ -236,5 +294,6 @@ def _session(row: tuple[Any, ...], plans: Callable[[str], Plan]) -> Session:
         pid=pid,
         ended=ended,
         why=why,
+        denied=Denial(denied) if denied else None,
         **fixed,
     )

@@ -37,6 +37,12 @@ class Hold(Enum):
     AUDIT = "audit"  # its records cannot be written, and its profile requires them
 
 
+class Denial(Enum):
+    """Why a session that lives on is refused everything on the network, for good."""
+
+    REVOKED = "revoked"
+
+
 class IllegalTransition(ValueError):
     """The session is in a state from which this cannot be done."""
 
@@ -49,6 +55,7 @@ class Session:
     which is what the kernel compares (0: never). `policies` are the kernel's policy ids, in the
     order of `plan.policies`. `pid` is CMD's process, `launcher` the process that ri-exec waits in
     and `launcher_start` its start time in clock ticks, so that a reused pid is not mistaken for it.
+    `denied` goes beside the state: a session that is thawed stays denied, and nothing lifts it.
     """
 
     id: str
@@ -75,6 +82,7 @@ class Session:
     hold: Hold | None = None
     ended: float | None = None
     why: str = ""
+    denied: Denial | None = None
 
     def to(self, state: State, *, hold: Hold | None = None, why: str = "") -> Session:
         """This session in another state; IllegalTransition where there is no such way."""

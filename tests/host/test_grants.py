@@ -379,7 +379,8 @@ def test_revoking_ends_what_runs_and_what_was_made_of_it(
     assert done.returncode == 1
     assert "only who delegated" in done.stderr
     done = rictl(daemon, user, "grant", "revoke", str(child), "--why", "no more")
-    assert done.stdout == f"revoked; 1 sessions ended: {sessions[0]}\n"
+    assert "1 session killed" in done.stdout
+    assert sessions[0] in done.stdout
     _, errors = running[0].communicate(timeout=30)
     assert "no more" in errors
     assert [each["id"] for each in daemon.sessions()] == [sessions[1]]
@@ -388,7 +389,8 @@ def test_revoking_ends_what_runs_and_what_was_made_of_it(
     assert record["reason"] == "no more"
     # By the id of the outermost link: everything; and a restart forgets nothing.
     outermost = tokens.read(parent.read_text()).revocation_ids[0]
-    assert "only root" in rictl(daemon, user, "grant", "revoke", outermost).stderr
+    done = rictl(daemon, other, "grant", "revoke", outermost)
+    assert "only administrators may revoke by an id" in done.stderr
     assert daemon.rictl("grant", "revoke", outermost).returncode == 0
     running[1].communicate(timeout=30)
     daemon.settled()
@@ -430,10 +432,6 @@ def test_nothing_in_a_session_makes_or_judges_grants(daemon: Daemon, user: User)
         ("/check", {"grant": "x"}, 400),
         ("/check", {"grant": "x" * 19000}, 400),
         ("/check", {"grant": "x" * 30000}, 413),
-        ("/revoke", {}, 400),
-        ("/revoke", {"id": "x", "grant": "y"}, 400),
-        ("/revoke", {"id": "x"}, 400),
-        ("/revoke", {"grant": "x"}, 400),
     ],
 )
 def test_requests_that_cannot_be_met(daemon: Daemon, path: str, body: Any, status: int) -> None:

@@ -190,6 +190,32 @@ def test_a_cut_leaves_the_sockets_of_others(probes: Probes) -> None:
         os.close(tell)
 
 
+def test_many_are_cut_in_one_pass(probes: Probes) -> None:
+    """More sockets than go into one message, of more than one session."""
+    with peer() as (listener, address), probes.running(LOCAL) as one, \
+            probes.running(LOCAL) as two, probes.running(LOCAL) as three:  # fmt: skip
+        ready, tell = os.pipe()
+
+        def talk() -> int:
+            socks = [socket.socket(V4, STREAM) for _ in range(50)]
+            for sock in socks:
+                assert raw_connect(sock, address) == DONE
+            os.write(tell, b"x")
+            time.sleep(0.5)
+            return sum(bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)) for sock in socks)
+
+        listener.listen(256)
+        talking = [Inside(each, talk) for each in (one, two, three)]
+        waiting = 3
+        while waiting:
+            waiting -= len(os.read(ready, 3))
+        assert sockdiag.destroy_sockets(one.id, three.id) == 100
+        assert [each.result() for each in talking] == [50, 0, 50]
+        assert sockdiag.destroy_sockets() == 0
+        os.close(ready)
+        os.close(tell)
+
+
 # -- what is queued stays -------------------------------------------------------------------------
 
 

@@ -91,6 +91,7 @@ def session(**changes: Any) -> dict[str, Any]:
         "profile": "coding-agent",
         "state": "running",
         "hold": None,
+        "denied": None,
         "created": 1_700_000_000.0,
         "expires": None,
         "pid": 4711,

@@ -15,8 +15,17 @@ import pytest
 from monitor.identity.chain import Chain, Link, Principal
 from monitor.policy.plan import EnvironmentPlan, Limits, Plan, Policy, SyscallPlan
 from monitor.session import registry as registries
+from monitor.session.order import Order, Then
 from monitor.session.registry import Registry, UnknownSession
-from monitor.session.session import LEGAL, Hold, IllegalTransition, Session, State, new_id
+from monitor.session.session import (
+    LEGAL,
+    Denial,
+    Hold,
+    IllegalTransition,
+    Session,
+    State,
+    new_id,
+)
 
 AGENT = "spiffe://test.example/agent/demo"
 PLAN = Plan(
@@ -101,6 +110,74 @@ def test_everything_of_a_session_is_read_back(path: Path, registry: Registry) ->
     assert again.get(one.id) == frozen
     assert (frozen.pid, frozen.hold, frozen.why) == (77, Hold.AUDIT, "a reason")
     assert again.by_cgroup(one.cgroup_id) == frozen
+    again.close()
+
+
+def test_an_order_is_kept_until_it_is_carried_out(path: Path, registry: Registry) -> None:
+    one, two = session(1), session(2)
+    for each in (one, two):
+        registry.add(each)
+        registry.started(each.id, 7)
+    order = Order((one.id, two.id), ("ab",), Then.DENY, "user:root", "a reason")
+    killed = registry.get(one.id).to(State.ENDING, why=order.reason)
+    denied = replace(registry.get(two.id), denied=Denial.REVOKED, why=order.reason)
+    number = registry.begin_revocation(order, [killed, denied])
+    assert number
+    again = Registry(path)
+    assert again.revocations() == {number: order}
+    assert (again.get(one.id), again.get(two.id)) == (killed, denied)
+    assert denied.why == "revoked by user:root: a reason"
+    again.close()
+    registry.end_revocation(number)
+    assert registry.revocations() == {}
+
+
+def test_what_was_denied_stays_so_in_every_state(path: Path, registry: Registry) -> None:
+    one = session()
+    registry.add(one)
+    registry.started(one.id, 7)
+    registry.deny(one.id, Denial.REVOKED, "over")
+    registry.move(one.id, State.FROZEN, hold=Hold.PERSON)
+    registry.move(one.id, State.RUNNING)
+    registry.close()
+    again = Registry(path)
+    assert again.get(one.id).denied is Denial.REVOKED
+    again.close()
+
+
+def test_an_order_on_a_full_disk_changes_the_sessions(path: Path, registry: Registry) -> None:
+    one = session()
+    registry.add(one)
+    registry.started(one.id, 7)
+    denied = replace(registry.get(one.id), denied=Denial.REVOKED)
+    registry._database.execute("PRAGMA query_only = 1")
+    order = Order((one.id,), (), Then.DENY, "user:root", "")
+    assert registry.begin_revocation(order, [denied]) == 0
+    assert registry.problem
+    assert registry.get(one.id) == denied
+    registry.end_revocation(0)
+    registry._database.execute("PRAGMA query_only = 0")
+    registry.save()
+    assert registry.problem == ""
+    again = Registry(path)
+    assert again.get(one.id) == denied
+    again.close()
+
+
+def test_a_database_of_before_is_taken_on(path: Path) -> None:
+    old = sqlite3.connect(path)
+    old.execute(
+        "CREATE TABLE sessions (id TEXT PRIMARY KEY, body TEXT NOT NULL, plan TEXT NOT NULL,"
+        " state TEXT NOT NULL, hold TEXT, pid INTEGER, ended REAL, why TEXT NOT NULL) WITHOUT ROWID"
+    )
+    old.close()
+    registry = Registry(path)
+    one = session()
+    registry.add(one)
+    registry.deny(one.id, Denial.REVOKED, "over")
+    registry.close()
+    again = Registry(path)
+    assert again.get(one.id).denied is Denial.REVOKED
     again.close()
 
 
