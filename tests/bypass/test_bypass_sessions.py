@@ -15,7 +15,8 @@ import pytest
 
 from tests.bypass.catalogue import PYTHON
 from tests.bypass.conftest import PROFILE, Scene
-from tests.support.daemon import ROOT, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import wait_until
 
 NO_SUCH_CALL = 999
 REFUSED_BY_US = 125

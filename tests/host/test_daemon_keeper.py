@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import ROOT, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import wait_until
 
 PRELUDE = """
 import os, signal, socket, sys, time

@@ -17,7 +17,8 @@ from biscuit_auth import Algorithm, Biscuit, BlockBuilder, KeyPair, PublicKey
 from monitor.identity import grant as tokens
 from monitor.identity.chain import Principal
 from monitor.identity.grant_block import Origin, Step
-from tests.support.daemon import PYTHON, ROOT, Daemon, User, delegations_for, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import PYTHON, Daemon, User, delegations_for, wait_until
 
 CODER, TESTER = "spiffe://test.example/agent/coder", "spiffe://test.example/agent/tester"
 

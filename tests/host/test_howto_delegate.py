@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.daemon import PYTHON, ROOT, Daemon, User
+from tests.support.checkout import ROOT
+from tests.support.daemon import PYTHON, Daemon, User
 
 TEXT = (ROOT / "docs" / "howto-delegate.md").read_text(encoding="utf-8").partition("## Pass")[2]
 COMMANDS = {

@@ -20,7 +20,8 @@ import pytest
 
 from monitor.daemon.config import Config
 from monitor.kernel.libc import CLONE_NEWNS
-from tests.support.daemon import PYTHON, ROOT, Daemon, User, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import PYTHON, Daemon, User, wait_until
 
 UNIT = ROOT / "packaging" / "ri-monitord.service"
 # uapi/linux/sched.h

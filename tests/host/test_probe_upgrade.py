@@ -16,7 +16,7 @@ from monitor.daemon.attachments import CGROUP_PROGRAMS
 from monitor.daemon.tables import KernelTables
 from monitor.wire.layout import SessionFlag
 from monitor.wire.rows import SessionRow
-from tests.support.daemon import ROOT
+from tests.support.checkout import ROOT
 from tests.support.probes import (
     UDP,
     Inside,

@@ -25,7 +25,8 @@ from monitor.kernel.cgroup import Cgroup
 from monitor.session.order import Order, Then
 from monitor.session.registry import Registry
 from monitor.session.session import Denial, State
-from tests.support.daemon import PYTHON, ROOT, Daemon, User, delegations_for, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import PYTHON, Daemon, User, delegations_for, wait_until
 
 # Holds a TCP connection and a UDP socket open, and makes new ones in a loop; says what each came
 # to when that changes.

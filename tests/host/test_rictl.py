@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import ROOT, Daemon, User, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import Daemon, User, wait_until
 
 FILES = 'include: [base]\nfiles:\n  read: ["{workspace}/**"]\n  write: ["{workspace}/**"]\n'
 KEYS = ["id", "time", "session", "agent", "chain", "pid", "exe", "verb", "object", "verdict"]

@@ -23,8 +23,8 @@ from ruamel.yaml import YAML
 
 from monitor.kernel.cgroup import legacy_mount, unified_mount
 from monitor.kernel.tracing import BPFFS
+from tests.support.checkout import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv" / "bin" / "python"
 SETTLE_SECONDS = 10.0
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from monitor.daemon.tables import KernelTables
 from monitor.kernel.cgroup import instance_root
-from tests.support.daemon import ROOT, Daemon, User, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import Daemon, User, wait_until
 
 PRELUDE = """
 import os, sys, time, signal

@@ -28,7 +28,8 @@ from monitor.policy.action import Origin
 from monitor.policy.plan import NetPrefix, Policy, PortRange, SocketRule, UnixRule
 from monitor.wire.events import AnyEvent
 from monitor.wire.layout import SessionFlag
-from tests.support.daemon import PYTHON, ROOT, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import PYTHON, wait_until
 
 T = TypeVar("T")
 

@@ -65,7 +65,7 @@ from monitor.wire.events import (
     SyscallEvent,
 )
 from tests.support.audit import AGENT, RULE, names, plan, policy, session
-from tests.support.daemon import ROOT
+from tests.support.checkout import ROOT
 
 NOW = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 BASE: dict[str, Any] = {

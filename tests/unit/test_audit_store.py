@@ -26,7 +26,7 @@ from monitor.audit.store import Reader, Store, StoreError
 from monitor.audit.verify import Verification
 from monitor.policy.action import Verb, Verdict
 from tests.support.audit import draft, drafts
-from tests.support.daemon import ROOT
+from tests.support.checkout import ROOT
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from monitor.wire import layout
-from tests.support.daemon import ROOT
+from tests.support.checkout import ROOT
 
 INCLUDE = ROOT / "probes" / "include"
 TARGETS = {

@@ -20,7 +20,8 @@ from monitor.daemon.view_mounts import build
 from monitor.daemon.view_request import ViewRequest
 from monitor.daemon.viewing import Identity, Viewed, ViewError, make
 from monitor.policy.plan import MaskKind
-from tests.support.daemon import ROOT, User, wait_until
+from tests.support.checkout import ROOT
+from tests.support.daemon import User, wait_until
 from tests.support.views import (
     NEWNS,
     NEWUSER,

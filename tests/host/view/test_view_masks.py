@@ -17,7 +17,8 @@ from monitor.policy.plan import (
     FileRule,
     MaskKind,
 )
-from tests.support.daemon import ROOT, User
+from tests.support.checkout import ROOT
+from tests.support.daemon import User
 from tests.support.views import ORIGIN, READ, SECRET, Child, as_user, inside, map_single, plan_of
 
 

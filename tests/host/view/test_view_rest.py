@@ -18,7 +18,8 @@ import pytest
 
 from monitor.daemon import view_rest
 from monitor.policy.plan import FileRule
-from tests.support.daemon import ROOT, User
+from tests.support.checkout import ROOT
+from tests.support.daemon import User
 from tests.support.views import (
     ALL,
     ORIGIN,

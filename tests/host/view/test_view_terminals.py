@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from monitor.policy.plan import FileRule
-from tests.support.daemon import ROOT, User
+from tests.support.checkout import ROOT
+from tests.support.daemon import User
 from tests.support.views import ALL, ORIGIN, inside, plan_of, standard
 
 RULE = FileRule("/dev/pts", True, ALL, ORIGIN)
