@@ -384,7 +384,7 @@ def test_who_listens_must_be_root(daemon: Daemon, profile: str) -> None:
         "print('ready',flush=True); s.accept()"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(folder / "launch.sock")],
+        ["/usr/bin/python3", "-c", script, str(folder / "launch.sock")],
         user=daemon.user.uid,
         group=daemon.user.gid,
         stdout=subprocess.PIPE,
