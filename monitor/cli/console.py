@@ -25,6 +25,7 @@ STYLES = {
     "running": "green",
     "frozen": "cyan",
     "revoked": "red",
+    "expired": "red",
     "ending": "yellow",
     "launching": "yellow",
     "yes": "green",

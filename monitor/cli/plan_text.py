@@ -36,6 +36,7 @@ def describe(plan: Plan) -> Iterator[str]:
         ("memory", limits.memory, " bytes"),
     ):
         yield f"  {name:<11}{'not limited' if limit is None else f'{limit}{unit}'}"
+    yield f"  on expiry  {limits.on_expiry.value}"
     yield "session"
     for name, text in _session(plan):
         yield f"  {name:<11}{text}"

@@ -76,8 +76,10 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
 
 
 def _state(session: dict[str, Any]) -> str:
-    """The state; of one that runs on without its authority, what took it away."""
+    """The state; of one that lives on without its authority, what took it away."""
     state, denied = str(session["state"]), session.get("denied")
+    if session.get("hold") == "expiry":
+        denied = "expired"
     if not denied or state == "ended":
         return state
     return str(denied) if state == "running" else f"{state}, {denied}"

@@ -170,6 +170,7 @@ def plan_json(plan: Plan, digest: str) -> dict[str, Any]:
             "processes": plan.limits.processes,
             "files": plan.limits.files,
             "memory": plan.limits.memory,
+            "on_expiry": plan.limits.on_expiry.value,
         },
         "policies": [
             {

@@ -20,6 +20,10 @@ AGENT = "spiffe://"
 REVOCATION_ID = re.compile(r"[0-9a-f]{128}")
 
 
+class Ambiguous(UnknownSession):
+    """The word may mean more than one thing; the message says which."""
+
+
 class Kind(Enum):
     """What was named."""
 
@@ -39,7 +43,7 @@ class Named:
 
 
 def sessions_of(word: str, live: Sequence[Session]) -> Named:
-    """What `word` means among `live`, when it names no grant. UnknownSession."""
+    """What `word` means among `live`, when it names no grant. UnknownSession, Ambiguous."""
     if word.startswith(PRINCIPAL):
         found = [each for each in live if each.chain.principal.id == word]
         return _some(Named(Kind.PRINCIPAL, word, tuple(found)))
@@ -54,18 +58,18 @@ def sessions_of(word: str, live: Sequence[Session]) -> Named:
     }
     by_id = [each for each in live if _is(word, each.id)]
     if agents and by_id:
-        raise UnknownSession(
+        raise Ambiguous(
             f"{word} names an agent ({_listed(agents)}) and a session ({by_id[0].id}):"
             " give the whole id of one"
         )
     if len(agents) > 1:
-        raise UnknownSession(
+        raise Ambiguous(
             f"{len(agents)} agents are called {word}: give the whole id ({_listed(agents)})"
         )
     if agents:
         return sessions_of(agents.pop(), live)
     if len(by_id) > 1:
-        raise UnknownSession(f"{len(by_id)} sessions answer to {word}: give more of the id")
+        raise Ambiguous(f"{len(by_id)} sessions answer to {word}: give more of the id")
     if by_id:
         return Named(Kind.SESSION, by_id[0].id, tuple(by_id))
     raise UnknownSession(f"{word} is no live session, and no agent has one by this name")

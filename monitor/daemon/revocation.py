@@ -24,7 +24,7 @@ from monitor.kernel.cgroup import Cgroup
 from monitor.policy.action import Verb, Verdict
 from monitor.session.order import Order, Then
 from monitor.session.registry import UnknownSession
-from monitor.session.session import Denial, Session, State
+from monitor.session.session import Denial, Hold, Session, State
 
 if TYPE_CHECKING:  # it is built on this module
     from monitor.daemon.context import Context
@@ -83,7 +83,9 @@ class Revocation:
         for number, order in registry.revocations().items():
             live = [each for each in registry.live() if each.id in order.sessions]
             await self._go_on(order, live, number, time.perf_counter(), resumed=True)
-        denied = [each.cgroup_id for each in registry.live() if each.denied]
+        denied = [
+            each.cgroup_id for each in registry.live() if each.denied or each.hold is Hold.EXPIRY
+        ]
         if denied:
             await self._cut(denied, Revoked())
 

@@ -25,7 +25,7 @@ from monitor.daemon.answers import BadRequest
 from monitor.daemon.context import Context
 from monitor.daemon.grant_api import fields
 from monitor.daemon.keys import KeysError
-from monitor.daemon.references import PRINCIPAL, REVOCATION_ID, Kind, Named, sessions_of
+from monitor.daemon.references import PRINCIPAL, REVOCATION_ID, Ambiguous, Kind, Named, sessions_of
 from monitor.daemon.revocation import Revoked
 from monitor.identity import grant as tokens
 from monitor.identity.grant import Grant
@@ -107,6 +107,8 @@ class RevokeApi:
         seen = [each for each in registry.live() if self.access.sees(caller, each)]
         try:
             named = sessions_of(word, seen)
+        except Ambiguous:
+            raise
         except UnknownSession:
             ended = [each for each in registry.ended(word) if self.access.sees(caller, each)]
             # Raises where it means none of those either.
@@ -127,9 +129,11 @@ class RevokeApi:
         """A file whose name is also that of an agent or a session could be meant as either."""
         try:
             other = self._sessions(caller, word)
+        except Ambiguous:
+            raise
         except (UnknownSession, IllegalTransition):
             return
-        raise UnknownSession(
+        raise Ambiguous(
             f"{word} is a grant's file and names a {other.kind.value} ({other.name}):"
             f" say ./{word}, or the whole id"
         )

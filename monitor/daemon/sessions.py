@@ -13,6 +13,7 @@ import socket
 import sqlite3
 import sys
 import time
+from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -27,7 +28,7 @@ from monitor.daemon.revocation import Revocation
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.kernel.peer import Peer
 from monitor.policy.action import Verb, Verdict
-from monitor.policy.plan import Plan, RecordChoice
+from monitor.policy.plan import OnExpiry, Plan, RecordChoice
 from monitor.session.registry import UnknownSession
 from monitor.session.session import Denial, Hold, IllegalTransition, Session, State, new_id
 from monitor.wire.layout import SessionFlag
@@ -36,6 +37,12 @@ from monitor.wire.layout import SessionFlag
 DEFAULT_PROCESSES = 4096
 RETRY_SECONDS = 5.0
 STOPPED = "the daemon was stopped"
+EXPIRED = "expired"
+FROZEN_BY = {
+    Hold.AUDIT: "is frozen because its records cannot be written; it runs on when they can",
+    Hold.EXPIRY: "is frozen because its time is over: it can only be ended",
+    Hold.PERSON: "was frozen by a person",
+}
 
 
 class Sessions:
@@ -48,6 +55,7 @@ class Sessions:
         self.notices = Notices()
         self.revocation = Revocation(context, self.end, self.notices)
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
+        self._tasks: set[asyncio.Future[Any]] = set()
 
     # -- the launch channel --------------------------------------------------------------------
 
@@ -88,7 +96,8 @@ class Sessions:
             "expires": session.expires,
             "observe": plan.observe,
             "missing": list(plan.missing),
-            "limits": asdict(plan.limits) | {"processes": self._processes(plan)},
+            "limits": asdict(plan.limits)
+            | {"processes": self._processes(plan), "on_expiry": plan.limits.on_expiry.value},
         }
         blocks = registry.ledger.blocks(session.id)
         if blocks:
@@ -141,12 +150,7 @@ class Sessions:
         registry, steps = self.context.registry, Steps()
         now = registry.get(session.id)
         if now.hold is not None and now.hold is not hold:
-            raise IllegalTransition(
-                f"session {session.id} is frozen because its records cannot be written;"
-                " it runs on when they can"
-                if now.hold is Hold.AUDIT
-                else f"session {session.id} was frozen by a person"
-            )
+            raise IllegalTransition(f"session {session.id} {FROZEN_BY[now.hold]}")
         if self._needs_audit(now) and self.context.recording.problem:
             registry.hold(session.id, Hold.AUDIT, "its records cannot be written")
             self._state_record(session, "frozen", "its records cannot be written", by, steps)
@@ -178,17 +182,75 @@ class Sessions:
                     await self.thaw(session, Hold.AUDIT, "records are written", "the daemon")
 
     def expire(self) -> None:
-        """End the sessions whose time is over; the kernel refuses them the network already."""
+        """What follows for sessions whose time is over; the kernel denies them the network."""
         now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         for session in self.context.registry.live():
-            if 0 < session.expires_boottime <= now and session.state is not State.ENDING:
-                self._state_record(session, "expired", "", "the daemon", Steps())
-                self.end_soon(session, "expired")
+            if not 0 < session.expires_boottime <= now or session.state is State.ENDING:
+                continue
+            follows = session.plan.limits.on_expiry
+            if session.state is State.LAUNCHING:
+                follows = OnExpiry.KILL
+            if follows is OnExpiry.DENY and not session.denied:
+                self._expired(
+                    self.context.registry.deny(session.id, Denial.EXPIRED, EXPIRED), follows
+                )
+                self._soon(self._cut(session))
+            elif follows is OnExpiry.FREEZE and session.hold is not Hold.EXPIRY:
+                self._expired(session, follows)
+                self._freeze_for_good(session)
+            elif follows is OnExpiry.KILL:
+                self._expired(session, follows)
+                self.end_soon(session, EXPIRED)
+
+    def _expired(self, session: Session, follows: OnExpiry) -> None:
+        details = {"by": "the daemon", "then": follows.value}
+        kills = follows is OnExpiry.KILL
+        self.context.recording.daemon_record(
+            session,
+            Verb.SESSION_STATE,
+            EXPIRED,
+            details,
+            verdict=Verdict.KILL if kills else Verdict.DENY,
+        )
+        if not kills:
+            self.notices.revoked(session.id, EXPIRED)
+
+    def _freeze_for_good(self, session: Session) -> None:
+        """Hold a session itself, whoever else has frozen it."""
+        registry = self.context.registry
+        if session.state is State.FROZEN:
+            registry.hold(session.id, Hold.EXPIRY, EXPIRED)
+        else:
+            registry.move(session.id, State.FROZEN, hold=Hold.EXPIRY, why=EXPIRED)
+
+        async def act() -> None:
+            with contextlib.suppress(OSError):
+                await ending.freeze(session, Steps())
+            await self._cut(session)
+
+        self._soon(act())
+
+    async def _cut(self, session: Session) -> None:
+        """Destroy what is open; where that cannot be, no packet leaves it all the same."""
+        try:
+            await ending.cut(session, Steps())
+        except OSError as error:
+            print(f"ri-monitord: cannot cut session {session.id}: {error}", file=sys.stderr)
 
     def end_soon(self, session: Session, why: str) -> None:
         """Have the session ended without waiting for it."""
-        task = asyncio.ensure_future(self.end(session, why))
-        task.add_done_callback(_observed)
+        self._soon(self.end(session, why))
+
+    def _soon(self, action: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(action)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Future[Any]) -> None:
+        """The outcome was told where it happened."""
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
 
     async def stop(self) -> None:
         """End every session: the daemon is being stopped, and nobody would watch over them.
@@ -311,7 +373,7 @@ class Sessions:
             "by": by,
             "steps": [asdict(step) for step in steps.done],
         }
-        verdict = Verdict.KILL if state in ("killed", "expired") else Verdict.ALLOW
+        verdict = Verdict.KILL if state == "killed" else Verdict.ALLOW
         self.context.recording.daemon_record(
             session, Verb.SESSION_STATE, state, details, verdict=verdict, reason=why
         )
@@ -339,9 +401,3 @@ def _boottime(expires: float | None) -> int:
         return 0
     left = int((expires - time.time()) * 1e9)
     return max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + left)
-
-
-def _observed(task: asyncio.Future[list[Step]]) -> None:
-    """The outcome was told where it happened."""
-    if not task.cancelled():
-        task.exception()

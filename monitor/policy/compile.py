@@ -18,6 +18,7 @@ from monitor.policy.plan import (
     HostFeatures,
     Limits,
     MaskRule,
+    OnExpiry,
     Plan,
     Policy,
     RecordChoice,
@@ -232,6 +233,11 @@ def _limits(profiles: Iterable[Profile], ttl: int | None) -> Limits:
         files=_least(*(each.open_files for each in sections)),
         memory=_least(
             *(durations.octets(each.memory) for each in sections if each.memory is not None)
+        ),
+        # One that does not say so kills: what extends it must not let go on what it would end.
+        on_expiry=max(
+            (OnExpiry(each.on_expiry or OnExpiry.KILL) for each in sections),
+            key=list(OnExpiry).index,
         ),
     )
 

@@ -204,6 +204,14 @@ class EnvironmentPlan:
     set: tuple[tuple[str, str], ...]
 
 
+class OnExpiry(Enum):
+    """What follows when a session's time is over, mildest first; the network is denied anyway."""
+
+    DENY = "deny"  # its processes run on
+    FREEZE = "freeze"
+    KILL = "kill"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """None: not limited. `ttl` in seconds, `memory` in bytes, `files` is RLIMIT_NOFILE."""
@@ -212,6 +220,7 @@ class Limits:
     processes: int | None = None
     files: int | None = None
     memory: int | None = None
+    on_expiry: OnExpiry = OnExpiry.KILL
 
 
 class RecordChoice(Enum):

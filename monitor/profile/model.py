@@ -156,6 +156,10 @@ class LimitsSection(Model):
         _says("Open files of one process (RLIMIT_NOFILE)."),
     ] = None
     memory: Annotated[str | None, _says("Memory of all its processes together: 512M, 2G.")] = None
+    on_expiry: Annotated[
+        Literal["deny", "freeze", "kill"] | None,
+        _says("What follows when its time is over: `kill` (default), `freeze` or `deny`."),
+    ] = None
     connects_per_minute: Annotated[Count | None, _says("A later release.")] = None
     execs_per_minute: Annotated[Count | None, _says("A later release.")] = None
     deletes_per_minute: Annotated[Count | None, _says("A later release.")] = None

@@ -30,6 +30,8 @@ Find = Callable[[str], Profile]
 MOST_LINKS = 8
 SECTIONS = ("files", "network", "exec", "syscalls", "limits", "environment", "audit")
 
+# From the mildest to the strictest.
+_ON_EXPIRY = ("deny", "freeze", "kill")
 # The strictest of two values that are one value each.
 _STRICTEST: dict[str, Callable[[Any, Any], Any]] = {
     "preset": lambda one, other: "strict" if "strict" in {one, other} else one,
@@ -37,6 +39,7 @@ _STRICTEST: dict[str, Callable[[Any, Any], Any]] = {
     "required": lambda one, other: one or other,
     "ttl": lambda one, other: min(one, other, key=durations.seconds),
     "memory": lambda one, other: min(one, other, key=durations.octets),
+    "on_expiry": lambda one, other: max(one, other, key=_ON_EXPIRY.index),
 }
 
 

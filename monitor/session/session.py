@@ -31,16 +31,18 @@ LEGAL = {
 
 
 class Hold(Enum):
-    """Who froze a session; only the same one may thaw it."""
+    """Who froze a session; only the same one may thaw it, and nobody where its time is over."""
 
     PERSON = "person"
     AUDIT = "audit"  # its records cannot be written, and its profile requires them
+    EXPIRY = "expiry"  # its time is over, and its profile says `on_expiry: freeze`
 
 
 class Denial(Enum):
     """Why a session that lives on is refused everything on the network, for good."""
 
     REVOKED = "revoked"
+    EXPIRED = "expired"  # its profile says `on_expiry: deny`
 
 
 class IllegalTransition(ValueError):

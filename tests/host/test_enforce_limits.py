@@ -66,6 +66,108 @@ def test_a_session_ends_with_its_time(
     assert "ri-exec" in done.stderr
 
 
+# Says each second's worth of attempts: "net ok" or the errno, and whether a file can be read.
+TALKER = """
+import errno, socket, sys, time
+kept = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+said = []
+while True:
+    try:
+        with socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5):
+            outcome = "net ok"
+    except OSError as error:
+        outcome = "net " + errno.errorcode[error.errno]
+    if outcome not in said:
+        said.append(outcome)
+        print(outcome, flush=True)
+        open("/etc/hostname").close()
+    time.sleep(0.05)
+"""
+
+
+def expiring(daemon: Daemon, port: int, on_expiry: str, *options: str) -> subprocess.Popen[str]:
+    """A session of two seconds that has connected and goes on doing so."""
+    more = f"files: {{read: [/etc/hostname]}}\nnetwork: {{connect: ['127.0.0.1:{port}']}}"
+    name = limited(daemon, f"ends-{on_expiry}", more, ttl="2s", on_expiry=on_expiry)
+    process = daemon.spawn(name, [PYTHON, "-I", "-S", "-c", TALKER, str(port)], *options)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "net ok\n"
+    return process
+
+
+def was_reset(listener: socket.socket) -> None:
+    """The first connection that came in is gone."""
+    kept = listener.accept()[0]
+    with kept:
+        kept.settimeout(10)
+        with pytest.raises(ConnectionResetError):
+            kept.recv(1)
+
+
+def test_on_expiry_deny(daemon: Daemon) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        process = expiring(daemon, listener.getsockname()[1], "deny")
+        assert process.stdout is not None
+        assert process.stdout.readline() == "net EPERM\n"
+        was_reset(listener)
+        wait_until(lambda: daemon.sessions()[0]["denied"] == "expired")
+        (session,) = daemon.sessions()
+        assert (session["state"], session["why"]) == ("running", "expired")
+        assert "expired" in daemon.rictl("ps").stdout
+        (record,) = daemon.records(session=session["id"], verb="session.state")
+        assert (record["object"], record["verdict"]) == ("expired", "deny")
+        # Over a restart too, and once.
+        daemon.restart_worker()
+        for verb in ("freeze", "thaw"):
+            assert daemon.rictl(verb, session["id"]).returncode == 0
+        assert daemon.sessions()[0]["denied"] == "expired"
+        assert process.poll() is None
+        refusals = daemon.records(session=session["id"], verb="net.socket", verdict="deny")
+        refusals += daemon.records(session=session["id"], verb="net.connect", verdict="deny")
+        assert {each["reason"] for each in refusals} == {"the session's authority has expired"}
+        assert daemon.rictl("kill", session["id"]).returncode == 0
+        _, errors = process.communicate(timeout=10)
+        assert "the network is denied from now on: expired" in errors
+        states = daemon.records(session=session["id"], verb="session.state")
+        assert [each["object"] for each in states] == ["expired", "frozen", "thawed", "killed"]
+
+
+@pytest.mark.parametrize("held_before", [False, True])
+def test_on_expiry_freeze(daemon: Daemon, held_before: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as listener:
+        process = expiring(daemon, listener.getsockname()[1], "freeze")
+        (session,) = daemon.sessions()
+        if held_before:
+            assert daemon.rictl("freeze", session["id"]).returncode == 0
+        wait_until(lambda: daemon.sessions()[0]["hold"] == "expiry")
+        was_reset(listener)
+        cgroup = daemon.cgroup(session["id"])
+        wait_until(lambda: "frozen 1" in (cgroup / "cgroup.events").read_text())
+        assert "frozen, expired" in daemon.rictl("ps").stdout
+        for restarted in (False, True):
+            if restarted:
+                daemon.restart_worker()
+            done = daemon.rictl("thaw", session["id"])
+            assert done.returncode == 1
+            assert "is frozen because its time is over" in done.stderr
+            assert "frozen 1" in (cgroup / "cgroup.events").read_text()
+        # Revoked without being killed, it stays as it is.
+        assert daemon.rictl("revoke", session["id"], "--then", "deny").returncode == 0
+        assert "frozen 1" in (cgroup / "cgroup.events").read_text()
+        assert process.poll() is None
+        assert daemon.rictl("revoke", session["id"]).returncode == 0
+        process.communicate(timeout=10)
+        assert daemon.sessions() == []
+
+
+def test_the_strictest_end_of_a_chain_counts(daemon: Daemon) -> None:
+    limited(daemon, "mild", ttl="1s", on_expiry="deny")
+    name = daemon.profile("strict", "extends: mild\nlimits: {on_expiry: kill}\n")
+    done = daemon.exec(name, ["/usr/bin/sleep", "30"])
+    assert done.returncode != 0
+    assert last_session(daemon)["why"] == "expired"
+
+
 def test_without_a_limit_it_goes_on(daemon: Daemon) -> None:
     assert daemon.exec(limited(daemon, "free"), ["/usr/bin/sleep", "1.3"]).returncode == 0
 

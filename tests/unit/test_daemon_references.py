@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from monitor.daemon.references import Kind, sessions_of
+from monitor.daemon.references import Ambiguous, Kind, sessions_of
 from monitor.identity.chain import Chain, Link, Principal
 from monitor.policy.plan import EnvironmentPlan, Limits, Plan, SyscallPlan
 from monitor.session.registry import UnknownSession
@@ -97,13 +97,13 @@ def test_what_means_nothing_is_said(word: str, message: str) -> None:
 
 
 def test_a_name_in_two_trust_domains_is_ambiguous() -> None:
-    with pytest.raises(UnknownSession, match=r"2 agents are called coder: give the whole id \("):
+    with pytest.raises(Ambiguous, match=r"2 agents are called coder: give the whole id \("):
         sessions_of("coder", (*LIVE, BOB))
     assert sessions_of(agent("coder", "there.example"), (*LIVE, BOB)).sessions == (BOB,)
 
 
 def test_an_agent_called_like_a_session_is_ambiguous() -> None:
     other = session("0199dddd-0000-7000-8000-000000000004", agent(IDS[0][:8]))
-    with pytest.raises(UnknownSession, match="names an agent .* and a session"):
+    with pytest.raises(Ambiguous, match="names an agent .* and a session"):
         sessions_of(IDS[0][:8], (*LIVE, other))
     assert sessions_of(agent(IDS[0][:8]), (*LIVE, other)).sessions == (other,)

@@ -312,6 +312,24 @@ def test_the_strictest_of_all_links_counts() -> None:
     assert compiled([other, profile(audit={"records": "every"})]).records is RecordChoice.EVERY
 
 
+@pytest.mark.parametrize(
+    ("said", "counts"),
+    [
+        ([None], "kill"),
+        (["deny"], "deny"),
+        (["freeze"], "freeze"),
+        (["deny", "freeze"], "freeze"),
+        (["freeze", "deny"], "freeze"),
+        (["deny", "kill", "freeze"], "kill"),
+        (["deny", None], "kill"),
+        ([None, "deny"], "kill"),
+    ],
+)
+def test_the_strictest_end_counts(said: list[str | None], counts: str) -> None:
+    profiles = [profile(limits={"on_expiry": each} if each else {}) for each in said]
+    assert compiled(profiles).limits.on_expiry.value == counts
+
+
 def test_root_only_where_every_link_says_so() -> None:
     root = profile(run_as="root")
     assert compiled([root]).run_as_root

@@ -121,6 +121,7 @@ def test_absent_and_empty_sections_differ() -> None:
         ("name: a\nlimits: {ttl: 30x}", 2, 15, "limits.ttl", "duration"),
         ("name: a\nlimits: {ttl: 0s}", 2, 15, "limits.ttl", "duration"),
         ("name: a\nlimits: {memory: 5X}", 2, 18, "limits.memory", "size"),
+        ("name: a\nlimits: {on_expiry: thaw}", 2, 21, "limits.on_expiry", "'freeze'"),
         ("name: a\naudit: {required: 'true'}", 2, 19, "audit.required", "true or false"),
         ("name: a\naudit: {required: yes}", 2, 19, "audit.required", "true or false"),
         ("name: a\naudit: {records: some}", 2, 18, "audit.records", "'first' or 'every'"),

@@ -50,7 +50,7 @@ def effect(profile: Profile) -> dict[str, Any]:
 
 A = """name: a
 files: {read: [/a, /ab], deny: [/a/x]}
-limits: {ttl: 8h, processes: 5, memory: 2G}
+limits: {ttl: 8h, processes: 5, memory: 2G, on_expiry: freeze}
 environment: {keep: [A], set: {X: '1', Y: '1'}}
 audit: {required: true}
 run_as: root
@@ -58,7 +58,7 @@ may_lack: [view]
 """
 B = """name: b
 files: {read: [/ab, /b], write: [/w]}
-limits: {ttl: 2h, open_files: 64, memory: 512M}
+limits: {ttl: 2h, open_files: 64, memory: 512M, on_expiry: deny}
 syscalls: {preset: strict, deny: [mount]}
 audit: {records: every}
 """
@@ -83,7 +83,13 @@ def test_include_adds_rules() -> None:
             "read_only": ({"path": "/c/x"},),
         },
         # Its own where it says one, else the strictest; run_as and may_lack are never included.
-        "limits": {"ttl": "2h", "processes": 9, "open_files": 64, "memory": "512M"},
+        "limits": {
+            "ttl": "2h",
+            "processes": 9,
+            "open_files": 64,
+            "memory": "512M",
+            "on_expiry": "freeze",
+        },
         "syscalls": {"preset": "strict", "deny": ("mount",)},
         "environment": {"keep": ("A",), "set": {"X": "2", "Y": "1"}},
         "audit": {"records": "every", "required": True},
