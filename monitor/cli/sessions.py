@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +25,10 @@ app = typer.Typer()
 def ps(
     context: typer.Context,
     everything: Annotated[bool, typer.Option("--all", help="Also sessions that ended.")] = False,
+    tree: Annotated[
+        bool,
+        typer.Option("--tree", help="Who delegated to whom: users, agents, and their sessions."),
+    ] = False,
     as_json: JsonOption = False,
     socket: SocketOption = None,
 ) -> None:
@@ -35,6 +40,7 @@ def ps(
     examples:
       rictl ps
       rictl ps --all
+      rictl ps --tree
       rictl ps --json | python3 -m json.tool
     """
     answer = client(context, socket).get("/v1/sessions", {"all": int(everything)})
@@ -44,6 +50,10 @@ def ps(
         return
     if not sessions:
         console.note("no sessions" if everything else "no live sessions; --all shows ended ones")
+        return
+    if tree:
+        for text in _tree(sessions):
+            console.line(text)
         return
     columns = _columns(sessions)
     if everything:
@@ -73,6 +83,48 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
         for name in ("AGENT", "PROFILE", "PID"):
             del columns[name]
     return columns
+
+
+class _Node:
+    """A user or an agent: whom it delegated to, and what runs as it."""
+
+    def __init__(self) -> None:
+        self.agents: dict[str, _Node] = {}
+        self.sessions: list[dict[str, Any]] = []
+
+
+def _tree(sessions: list[dict[str, Any]]) -> list[str]:
+    """Sessions under the chains that they run under, a line for each link and each session."""
+    root = _Node()
+    for session in sessions:
+        node = root
+        for name in session["chain"]:
+            node = node.agents.setdefault(name, _Node())
+        node.sessions.append(session)
+    return list(_branches(root, 0))
+
+
+def _branches(node: _Node, depth: int) -> Iterator[str]:
+    indent = "  " * depth
+    for session in node.sessions:
+        facts = [
+            session["id"] if console.columns() >= WIDE else session["id"][-SHORT_ID:],
+            _state(session),
+            session["profile"],
+            "" if session["state"] == "ended" else f"expires {_left(session)}",
+            session["purpose"],
+        ]
+        yield indent + "  ".join(each for each in facts if each)
+    short = Counter(map(_short, node.agents))
+    for name, below in sorted(node.agents.items()):
+        # The same name in two trust domains is two agents.
+        yield indent + (_short(name) if short[_short(name)] == 1 else name)
+        yield from _branches(below, depth + 1)
+
+
+def _left(session: dict[str, Any]) -> str:
+    left = until(session.get("expires"))
+    return left if left in ("never", "over") else f"in {left}"
 
 
 def _state(session: dict[str, Any]) -> str:

@@ -436,6 +436,43 @@ def test_answers_that_lack_what_was_agreed_are_no_traceback(api: FakeApi, rictl:
     assert b"defect" in done.stderr
 
 
+def test_the_tree_shows_every_link(api: FakeApi, rictl: Rictl) -> None:
+    domain = "spiffe://test.example/agent/"
+    coder, tester = f"{domain}demo/coder", f"{domain}tester"
+    foreign = "spiffe://other.example/agent/tester"
+    listed: list[tuple[list[str], dict[str, Any]]] = [
+        (["user:bob", tester], {"state": "ended", "why": "over"}),
+        (["user:alice", coder], {"purpose": "fix \x1b it"}),
+        (["user:alice", coder, tester], {"denied": "revoked", "expires": 1.0}),
+        (["user:alice", coder, foreign], {"state": "frozen", "hold": "expiry"}),
+        (["user:alice", coder, tester], {}),
+    ]
+    api.answers["/v1/sessions"] = {
+        "sessions": [
+            session(id=f"0199aaaa-bbbb-7ccc-8ddd-eeeeffff000{number}", chain=chain, **changes)
+            for number, (chain, changes) in enumerate(listed)
+        ]
+    }
+    done = rictl("ps", "--tree", "--all")
+    assert (done.returncode, done.stderr) == (0, b"")
+    start = "0199aaaa-bbbb-7ccc-8ddd-eeeeffff000"
+    assert done.stdout.decode().splitlines() == [
+        "user:alice",
+        "  demo/coder",
+        f"    {start}1  running  coding-agent  expires never  fix \\x1b it",
+        f"    {foreign}",
+        f"      {start}3  frozen, expired  coding-agent  expires never",
+        f"    {tester}",
+        f"      {start}2  revoked  coding-agent  expires over",
+        f"      {start}4  running  coding-agent  expires never",
+        "user:bob",
+        "  tester",
+        f"    {start}0  ended  coding-agent",
+    ]
+    api.answers["/v1/sessions"] = {"sessions": []}
+    assert rictl("ps", "--tree").stdout == b""
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -449,7 +486,6 @@ def test_answers_that_lack_what_was_agreed_are_no_traceback(api: FakeApi, rictl:
         ("explain", "x"),
         ("explain",),
         ("kill",),
-        ("ps", "--tree"),
         ("revoke",),
         ("revoke", "x", "--then", "forget"),
         ("profile", "show", "x", "--json"),
