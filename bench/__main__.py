@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import corpus, load, measure, table, tools, upkeep
+from bench import corpus, load, measure, revocation, table, tools, upkeep
 from bench.corpus import Corpus
 from bench.failure import BenchError
 from bench.measure import Runner, Series
@@ -30,7 +30,7 @@ _RESULTS = governed.ROOT / "bench" / "results"
 _PROFILES = governed.ROOT / "bench" / "profiles"
 _USER = "ri-bench"
 _PORT = 8765
-_SECTIONS = ("launch", "operations", "programs", "outsiders", "upkeep")
+_SECTIONS = ("launch", "operations", "programs", "outsiders", "upkeep", "revocation")
 _EPILOG = """\
 examples:
   python -m bench                                       everything, side by side
@@ -186,6 +186,27 @@ def _upkeep(place: Place, daemon: Daemon, starts: list[float]) -> list[Figure]:
     return figures
 
 
+def _revocation(place: Place, daemon: Daemon) -> list[Figure]:
+    _progress("revocations")
+    launcher = _governed(daemon, "bench").prefix
+    rounds = max(3, place.rounds // 2)
+    found = revocation.measure(
+        daemon, place.account, place.corpus, launcher, place.programs, rounds
+    )
+    figures = [
+        Figure("revocation to deny-all, p99", revocation.p99(found.denied), 5, "ms"),
+        Figure("the last connect of a session, p99", revocation.p99(found.last_connect), 5, "ms"),
+        Figure("revocation to frozen and cut, p99", revocation.p99(found.cut), 50, "ms"),
+        Figure("the reset at the peer, p99", revocation.p99(found.reset), 50, "ms"),
+    ]
+    size = (
+        f"Revocation of {revocation.SESSIONS} sessions of {revocation.PROCESSES} processes,"
+        f" {revocation.SESSIONS * revocation.CONNECTIONS} connections"
+    )
+    table.show_figures(size, figures)
+    return figures
+
+
 @contextmanager
 def _daemon(place: Place) -> Iterator[Daemon]:
     folder = _CACHE / "daemon"
@@ -208,6 +229,8 @@ def _measure(place: Place, sections: list[str]) -> list[Figure]:
                 figures += _side_by_side(place, daemon, section)
         if "upkeep" in sections:
             figures += _upkeep(place, daemon, starts)
+        if "revocation" in sections:
+            figures += _revocation(place, daemon)
     return figures
 
 

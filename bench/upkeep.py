@@ -46,7 +46,7 @@ class Backlog:
     stored: float
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     """HTTP to a unix socket."""
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def _answers(daemon: Daemon) -> bool:
-    connection = _UnixConnection(daemon.socket)
+    connection = UnixConnection(daemon.socket)
     try:
         connection.request("GET", "/v1/sessions")
         return connection.getresponse().status == 200

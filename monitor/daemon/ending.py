@@ -72,9 +72,7 @@ async def thaw(session: Session, steps: Steps) -> None:
 
 def refuse(session: Session, tables: KernelTables) -> None:
     """Turn the session's row to deny-all; without a row it is refused everything anyway."""
-    row = tables.session(session.cgroup_id)
-    if row is not None:
-        tables.set_flags(session.cgroup_id, row.flags | SessionFlag.REVOKED)
+    tables.add_flags(session.cgroup_id, SessionFlag.REVOKED)
 
 
 async def deny_all(session: Session, tables: KernelTables, steps: Steps) -> None:

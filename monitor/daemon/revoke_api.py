@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -91,15 +91,15 @@ class RevokeApi:
             if word != own:
                 raise Forbidden(f"only {word} and administrators may revoke what {word} delegated")
         named = self._sessions(caller, word)
-        blocks = self.context.registry.ledger.blocks
-        if named.kind is Kind.PRINCIPAL:
-            return named, _first(blocks(each.id)[:1] for each in named.sessions)
-        if named.kind is Kind.AGENT:
-            # Its own link, and with it what the agent passed on.
-            places = (_place(named.name, each) for each in named.sessions)
-            own_links = zip(named.sessions, places, strict=True)
-            return named, _first(blocks(each.id)[place : place + 1] for each, place in own_links)
-        return named, ()
+        if named.kind is Kind.SESSION:
+            return named, ()
+        blocks = self.context.registry.ledger.blocks_of(each.id for each in named.sessions)
+        grants: dict[str, None] = {}  # each once
+        for session in named.sessions:
+            # The agent's own link, and with it what it passed on; all links of a user's.
+            place = _place(named.name, session) if named.kind is Kind.AGENT else 0
+            grants |= dict.fromkeys(blocks.get(session.id, [])[place : place + 1])
+        return named, tuple(grants)
 
     def _sessions(self, caller: Peer, word: str) -> Named:
         """What a word means among the live sessions that the caller may see."""
@@ -180,11 +180,6 @@ def _then(given: dict[str, Any]) -> Then:
 def _place(agent: str, session: Session) -> int:
     """Which link of the session's chain is the agent's first."""
     return [link.delegate for link in session.chain.links].index(agent)
-
-
-def _first(lists: Iterable[list[str]]) -> list[str]:
-    """All, each once."""
-    return list(dict.fromkeys(each for found in lists for each in found))
 
 
 def _answer(named: Named, order: Order, done: Revoked, problem: str) -> web.Response:

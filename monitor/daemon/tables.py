@@ -99,6 +99,12 @@ class KernelTables:
         row = self._existing(cgroup)
         self._replace(cgroup, SessionRow(row.expires, flags, row.policies))
 
+    def add_flags(self, cgroup: int, flags: SessionFlag) -> None:
+        """Add to the flags of a session's row, where it has one."""
+        row = self.session(cgroup)
+        if row is not None:
+            self._replace(cgroup, SessionRow(row.expires, row.flags | flags, row.policies))
+
     def set_expiry(self, cgroup: int, expires: int) -> None:
         """Replace the expiry, CLOCK_BOOTTIME ns, 0: never."""
         row = self._existing(cgroup)

@@ -7,6 +7,7 @@ change: what was used or taken back must be so after the host lost its power too
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -130,6 +131,18 @@ class Ledger:
             "SELECT revocation_id FROM grant_sessions WHERE session = ? ORDER BY place", (session,)
         )
         return [row[0] for row in rows]
+
+    def blocks_of(self, sessions: Iterable[str]) -> dict[str, list[str]]:
+        """`blocks` of those sessions that were started under a grant, in one go."""
+        found: dict[str, list[str]] = {}
+        rows = self._database.execute(
+            "SELECT session, revocation_id FROM grant_sessions"
+            " WHERE session IN (SELECT value FROM json_each(?)) ORDER BY session, place",
+            (json.dumps(list(sessions)),),
+        )
+        for session, identity in rows:
+            found.setdefault(session, []).append(identity)
+        return found
 
     def prune(self, kept: Iterable[str]) -> None:
         """Forget what can matter no more; `kept` are the sessions that are still known."""

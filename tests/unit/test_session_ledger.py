@@ -54,6 +54,16 @@ def test_blocks_keep_their_order(path: Path) -> None:
     ledger.close()
 
 
+def test_blocks_of_many_sessions(path: Path) -> None:
+    ledger = Ledger(path)
+    ledger.use("s1", ["a", "b"], [], 1.0)
+    ledger.use("s2", ["a"], [], 1.0)
+    ledger.use("s3", ["c"], [], 1.0)
+    assert ledger.blocks_of(["s1", "s2", "s4"]) == {"s1": ["a", "b"], "s2": ["a"]}
+    assert ledger.blocks_of([]) == {}
+    ledger.close()
+
+
 def test_what_was_revoked_stays_so(path: Path) -> None:
     ledger = Ledger(path)
     assert not ledger.revoked("a")
