@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.daemon import Daemon, User, wait_until
+from tests.support.daemon import PYTHON, Daemon, User, wait_until
 
 FILES = 'include: [base]\nfiles:\n  read: ["{workspace}/**"]\n  write: ["{workspace}/**"]\n'
 KEYS = ["id", "time", "session", "agent", "chain", "pid", "exe", "verb", "object", "verdict"]
@@ -61,18 +61,15 @@ def running(daemon: Daemon, denied: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def as_user(daemon: Daemon, user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """rictl as an ordinary user; the checkout may be where they cannot read."""
-    script = (
-        "import os, sys; from monitor.cli import rictl, client, log, console, sessions, moment;"
-        "import http.client, urllib.parse, json, typer, rich.console, rich.table, rich.text;"
-        f"os.setgroups([]); os.setgid({user.gid}); os.setuid({user.uid});"
-        "sys.exit(rictl.main())"
-    )
+    """rictl as an ordinary user."""
     return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
+        [str(PYTHON), "-m", "monitor.cli.rictl", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
+        user=user.uid,
+        group=user.gid,
+        extra_groups=[],
         env={"RI_SOCKET": str(daemon.socket), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
     )
 

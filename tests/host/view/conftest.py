@@ -17,7 +17,7 @@ from tests.support.views import SECRET, as_user
 @pytest.fixture(scope="module")
 def template(user: User) -> Iterator[Path]:
     """A repository with a secret, made once."""
-    folder = user.home / "template"
+    folder = user.home / "view-template"
     script = f"""
 set -e
 git init -q {folder}; cd {folder}
@@ -33,7 +33,7 @@ git add f; git commit -qm a
 
 @pytest.fixture
 def workspace(user: User, template: Path) -> Iterator[Path]:
-    folder = user.home / "work"
+    folder = user.home / "view-work"
     as_user(user, f"cp -a {template} {folder}")
     yield folder
     shutil.rmtree(folder)
