@@ -590,3 +590,51 @@ def test_a_row_found_denied_stays_so(daemon: Daemon, start: Callable[..., Agent]
     (session,) = daemon.sessions()
     assert session["denied"] == "revoked"
     assert session["why"] == "found denied everything after a restart"
+
+
+# -- the README -----------------------------------------------------------------------------------
+
+
+def test_the_session_of_the_readme(daemon: Daemon, user: User) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Take it back")[2]
+    lines = [line[2:] for line in text.split("```")[1].splitlines()[1:]]
+    folder = daemon.folder / "bin"
+    folder.mkdir()
+    launcher = ROOT / "monitor" / "launch" / "ri_exec.py"
+    for name, command in (
+        ("rictl", f"{PYTHON} -m monitor.cli.rictl"),
+        ("ri-exec", f"/usr/bin/python3 -I -S {launcher}"),
+    ):
+        (folder / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        (folder / name).chmod(0o755)
+
+    def typed(line: str) -> str:
+        done = subprocess.run(
+            ["/bin/bash", "-c", line],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=60,
+            cwd=user.home,
+            env=daemon.environment(user)
+            | {"PATH": f"{folder}:/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+            user=user.uid,
+            group=user.gid,
+            extra_groups=[],
+        )
+        assert done.returncode == 0, (line, done.stdout)
+        return done.stdout
+
+    for line in lines[:2]:
+        typed(f"{line.removesuffix('&')} >/dev/null 2>&1 &")
+    wait_until(lambda: [each["state"] for each in daemon.sessions()] == ["running"] * 2)
+    tree, revoked, listed, over, log = [typed(line) for line in lines[2:]]
+    names = [line.strip() for line in tree.splitlines() if "running" not in line]
+    assert names == [f"user:{user.name}", "coder", "tester"]
+    assert "1 session denied everything" in revoked
+    assert "done since receipt: deny " in revoked
+    assert "revoked" in listed
+    assert "2 sessions killed" in over
+    assert log.count("what is it sending?") == 1
+    assert log.count("enough for today") == 2
+    daemon.settled()
