@@ -19,6 +19,14 @@ def of(uid: int) -> pwd.struct_passwd:
         raise Refused(f"user id {uid} has no name on this host") from None
 
 
+def called(uid: int) -> str:
+    """How records name whoever has this user id, with or without an account."""
+    try:
+        return f"user:{pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"uid {uid}"
+
+
 def named(name: str) -> pwd.struct_passwd:
     """The account of a name; Refused where there is none."""
     try:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import pwd
 import socket
 import sys
 import traceback
@@ -27,7 +26,7 @@ from monitor.audit.export import JSON_LINES_TYPE, PROMETHEUS_TYPE
 from monitor.audit.query import Query
 from monitor.audit.record import to_dict
 from monitor.audit.store import StoreError
-from monitor.daemon import answers, metrics
+from monitor.daemon import accounts, answers, metrics
 from monitor.daemon.access import Access, Forbidden
 from monitor.daemon.answers import BadRequest
 from monitor.daemon.context import Context
@@ -183,7 +182,7 @@ class Api:
             raise IllegalTransition(f"session {session.id} has ended")
         # What was begun is done and recorded, even when nobody waits for the answer.
         change = asyncio.ensure_future(
-            self._change(request.match_info["verb"], session, why, _name(caller))
+            self._change(request.match_info["verb"], session, why, accounts.called(caller.uid))
         )
         steps = await asyncio.shield(change)
         (described,) = await self._described([self._again(session)])
@@ -332,13 +331,6 @@ class Api:
 
 def _no_parameters(request: web.Request) -> None:
     answers.parameters(request.query, len(request.query), frozenset())
-
-
-def _name(caller: Peer) -> str:
-    try:
-        return f"user:{pwd.getpwuid(caller.uid).pw_name}"
-    except KeyError:
-        return f"uid {caller.uid}"
 
 
 def _json(data: Any) -> web.Response:

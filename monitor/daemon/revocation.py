@@ -100,6 +100,30 @@ class Revocation:
     ) -> Revoked:
         done = Revoked(tuple(sessions))
         clock = _Clock(received, done)
+        try:
+            await self._take_back(order, sessions, clock, resumed=resumed)
+        finally:
+            # Whatever failed: what is to end does.
+            ends = [
+                asyncio.ensure_future(self._end(each, each.why))
+                for each in sessions
+                if each.state is State.ENDING
+            ]
+        if order.then is Then.DENY:
+            for session in sessions:
+                self._let_run(session, order, done)
+            clock.finished("thaw")
+        await self._ended(ends, done)
+        if order.then is Then.KILL:
+            clock.finished("kill")
+        self.context.registry.end_revocation(number)
+        return done
+
+    async def _take_back(
+        self, order: Order, sessions: Sequence[Session], clock: _Clock, *, resumed: bool
+    ) -> None:
+        """Deny, freeze, cut, and record it."""
+        done = clock.done
         for session in sessions:
             self._refuse(session, done)
             clock.passed(session, "deny")
@@ -117,15 +141,6 @@ class Revocation:
         self._record(order, done, resumed=resumed)
         for problem in done.problems:
             print(f"ri-monitord: {problem}", file=sys.stderr)
-        if order.then is Then.DENY:
-            for session in sessions:
-                self._let_run(session, order, done)
-            clock.finished("thaw")
-        await self._kill([each for each in sessions if each.state is State.ENDING], done)
-        if order.then is Then.KILL:
-            clock.finished("kill")
-        self.context.registry.end_revocation(number)
-        return done
 
     # -- the steps -----------------------------------------------------------------------------
 
@@ -186,8 +201,7 @@ class Revocation:
             done.problems.append(f"session {session.id} cannot be thawed: {error}")
         self._notices.revoked(session.id, order.reason)
 
-    async def _kill(self, sessions: Sequence[Session], done: Revoked) -> None:
-        ends = [self._end(session, session.why) for session in sessions]
+    async def _ended(self, ends: Sequence[asyncio.Future[object]], done: Revoked) -> None:
         for outcome in await asyncio.gather(*ends, return_exceptions=True):
             if isinstance(outcome, EndingFailed | OSError):
                 # It stays denied everything, and is tried again.

@@ -55,7 +55,7 @@ class RevokeApi:
             sessions=tuple(each.id for each in named.sessions),
             grants=tuple(grants),
             then=_then(given),
-            by=f"{PRINCIPAL}{accounts.of(caller.uid).pw_name}",
+            by=accounts.called(caller.uid),
             why=given.get("why", ""),
         )
         # What was begun is done and recorded, even when nobody waits for the answer.
@@ -86,10 +86,9 @@ class RevokeApi:
         if REVOCATION_ID.fullmatch(word):
             self._require_block(caller, word)
             return self._of_grant(word)
-        if word.startswith(PRINCIPAL) and not self.access.administers(caller):
-            own = f"{PRINCIPAL}{accounts.of(caller.uid).pw_name}"
-            if word != own:
-                raise Forbidden(f"only {word} and administrators may revoke what {word} delegated")
+        own = word == accounts.called(caller.uid)
+        if word.startswith(PRINCIPAL) and not own and not self.access.administers(caller):
+            raise Forbidden(f"only {word} and administrators may revoke what {word} delegated")
         named = self._sessions(caller, word)
         if named.kind is Kind.SESSION:
             return named, ()
