@@ -17,8 +17,8 @@ from bench.corpus import Corpus
 from bench.failure import BenchError
 from demo.account import Account
 from demo.governed import Daemon
-from monitor.daemon import pins
-from monitor.daemon.ring import RECORD
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.ring import RECORD
 from monitor.kernel.ringbuffer import RingBuffer
 
 _RATE = 20_000

@@ -72,7 +72,7 @@ def settings(config: Config) -> dict[str, object]:
     """What the keeper is told; see monitor/daemon/keeper.py."""
     python = [sys.executable, "-P", "-m"]
     return {
-        "loader": [*python, "monitor.daemon.loader", "--instance", config.instance],
+        "loader": [*python, "monitor.daemon.probes.loader", "--instance", config.instance],
         "worker": [*python, "monitor.daemon.worker", config.to_json()],
         "environment": {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from monitor.daemon.config import Config
 from monitor.daemon.kept import Kept
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.features import Features
 from monitor.policy.plan import HostFeatures
 from monitor.session.registry import Registry

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel import sockdiag
 from monitor.kernel.cgroup import Cgroup
 from monitor.session.session import Session

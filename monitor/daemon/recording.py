@@ -27,7 +27,7 @@ from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
 
 if TYPE_CHECKING:  # numpy comes with the reader: 80 ms that a restart is ready without
-    from monitor.daemon.ring import RingReader
+    from monitor.daemon.probes.ring import RingReader
     from monitor.wire.events import AnyEvent
 
 DRAIN_SECONDS = 0.005

@@ -25,20 +25,21 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from monitor import __version__
-from monitor.daemon import adoption, facts, pins
+from monitor.daemon import adoption, facts
 from monitor.daemon.config import Config
 from monitor.daemon.context import Context
 from monitor.daemon.kept import API_LISTENER, LAUNCH_LISTENER, Kept
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel import features
 from monitor.policy.action import Verb
 from monitor.session.registry import Registry
 from monitor.session.session import Session
 
 if TYPE_CHECKING:  # imported when all is open, because each takes its time
-    from monitor.daemon.api import Api
-    from monitor.daemon.log import Log
-    from monitor.daemon.ring import RingReader
+    from monitor.daemon.api.log import Log
+    from monitor.daemon.api.server import Api
+    from monitor.daemon.probes.ring import RingReader
 
 REGISTRY = "state.db"
 AUDIT = "audit.db"
@@ -93,9 +94,9 @@ class Worker:
 
     async def run(self, kept: dict[str, int]) -> int:
         """Adopt, serve, and at the end stop; the exit status. `kept` is what the keeper holds."""
-        from monitor.daemon.api import Api
-        from monitor.daemon.launching import Launching
-        from monitor.daemon.log import Log
+        from monitor.daemon.api.log import Log
+        from monitor.daemon.api.server import Api
+        from monitor.daemon.launch.listener import Launching
 
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
@@ -235,7 +236,7 @@ class Worker:
 
 
 def _reader(instance: str) -> RingReader:
-    from monitor.daemon.ring import RingReader
+    from monitor.daemon.probes.ring import RingReader
 
     return RingReader(instance)
 
@@ -250,8 +251,8 @@ def _warm_up() -> None:
 def _import() -> None:
     """Import what is needed to be ready; at a cold start while the loader works."""
     import monitor.audit.store
-    import monitor.daemon.api
-    import monitor.daemon.launching
+    import monitor.daemon.api.server
+    import monitor.daemon.launch.listener
     import monitor.daemon.recording
     import monitor.daemon.sessions  # noqa: F401
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a Policy to the rows of the kernel maps, as bytes. Pure; `daemon/tables.py` writes them."""
+"""From a Policy to the rows of the kernel maps, as bytes. Pure; daemon/probes/tables.py writes."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
  * kernel memory, sending a record.
  *
  * OFF_struct_field are byte offsets from the running kernel's BTF, START_struct and SIZE_struct the
- * stretch of a struct that holds several of them (monitor/daemon/headers.py).
+ * stretch of a struct that holds several of them (monitor/daemon/probes/headers.py).
  */
 #ifndef RI_COMMON_H
 #define RI_COMMON_H

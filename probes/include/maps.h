@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0 */
 /*
  * Keys and values of the maps. Rows are packed by monitor/wire/rows.py and written by
- * monitor/daemon/tables.py; the programs read them. Every lookup that misses denies.
+ * monitor/daemon/probes/tables.py; the programs read them. Every lookup that misses denies.
  */
 #ifndef RI_MAPS_H
 #define RI_MAPS_H

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from monitor.daemon.api import FOLLOWERS
+from monitor.daemon.api.server import FOLLOWERS
 from tests.support.daemon import Daemon, User, acting_as, wait_until
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.cgroup import unified_mount
 from monitor.policy.plan import Policy
 from tests.support.daemon import Daemon, User, wait_until

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon.ring import RingReader
+from monitor.daemon.probes.ring import RingReader
 from monitor.wire.events import AnyEvent, FileEvent, FileOperation, NetEvent
 from monitor.wire.layout import SessionFlag
 from tests.support.observing import beneath

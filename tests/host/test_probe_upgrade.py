@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon import pins
-from monitor.daemon.attachments import CGROUP_PROGRAMS
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.attachments import CGROUP_PROGRAMS
+from monitor.daemon.probes.tables import KernelTables
 from monitor.wire.layout import SessionFlag
 from monitor.wire.rows import SessionRow
 from tests.support.checkout import ROOT

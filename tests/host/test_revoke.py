@@ -576,7 +576,7 @@ def test_killed_at_any_moment(daemon: Daemon, idle: Idle, user: User, then: str)
 def test_a_row_found_denied_stays_so(daemon: Daemon, start: Callable[..., Agent]) -> None:
     """The database could not be written when it was revoked: the kernel's word counts."""
     from monitor.daemon.ending import refuse
-    from monitor.daemon.tables import KernelTables
+    from monitor.daemon.probes.tables import KernelTables
 
     agent = start()
     with daemon.without_worker():

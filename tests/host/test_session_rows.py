@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from monitor.daemon import pins
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.bpf import Map
 from monitor.policy.plan import Policy, SocketRule
 from monitor.wire.events import DenyCause, NetEvent, NetOperation

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from monitor.daemon import pins
+from monitor.daemon.probes import pins
 from monitor.wire.events import DenyCause, NetEvent, NetOperation
 from monitor.wire.layout import SessionFlag
 from tests.support.probes import (

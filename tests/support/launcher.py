@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.cgroup import instance_root
 from tests.support.checkout import ROOT
 from tests.support.daemon import Daemon, User, wait_until

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from monitor.daemon import pins
-from monitor.daemon.ring import RingReader
-from monitor.daemon.tables import KernelTables
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.ring import RingReader
+from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.policy.action import Origin
 from monitor.policy.plan import NetPrefix, Policy, PortRange, SocketRule, UnixRule
@@ -107,7 +107,9 @@ class Probes:
 
         `before` is Python that changes it first, for another version of the probes.
         """
-        script = f"from monitor.daemon import loader\n{before}\nraise SystemExit(loader.main())"
+        script = (
+            f"from monitor.daemon.probes import loader\n{before}\nraise SystemExit(loader.main())"
+        )
         done = subprocess.run(
             [PYTHON, "-c", script, "--instance", self.instance, "--cgroup", self.root.path],
             cwd=ROOT,

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon import viewing
-from monitor.daemon.view_mounts import build
-from monitor.daemon.view_request import ViewError, ViewRequest
-from monitor.daemon.viewing import Identity, Viewed, make
+from monitor.daemon.view import viewing
+from monitor.daemon.view.mounts import build
+from monitor.daemon.view.request import ViewError, ViewRequest
+from monitor.daemon.view.viewing import Identity, Viewed, make
 from monitor.policy.action import Origin
 from monitor.policy.plan import (
     EnvironmentPlan,

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from monitor.audit import canonical, objects, subject
 from monitor.audit.compose import Composer
 from monitor.audit.record import Draft, printable
-from monitor.daemon.attachments import CALL_EXITS
+from monitor.daemon.probes.attachments import CALL_EXITS
 from monitor.policy import syscalls
 from monitor.policy.action import (
     Action,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.daemon import floor
+from monitor.daemon.launch import floor
 from monitor.policy.floor import matching_rule, syscall_plan
 from monitor.policy.plan import SocketRule, SyscallPlan
 from monitor.policy.syscalls import FIRST_UNKNOWN, NUMBERS

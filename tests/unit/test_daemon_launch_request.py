@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from monitor.daemon import launch_request
 from monitor.daemon.context import Refused
+from monitor.daemon.launch import request as launch_request
 from monitor.launch import protocol
 from monitor.launch.protocol import Message, ProtocolError
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from monitor.daemon import layers
+from monitor.daemon.launch import layers
 from monitor.kernel import landlock
 from monitor.kernel.landlock import Access, Scope
 from monitor.launch import kernel, protocol

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.daemon import floor
+from monitor.daemon.launch import floor
 from monitor.kernel import seccomp
 from monitor.kernel.seccomp import Condition, Rule
 from monitor.policy.plan import (

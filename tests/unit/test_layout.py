@@ -30,6 +30,15 @@ ALLOWED: dict[str, set[str]] = {
 ALLOWED["cli"] = {*ALLOWED, "cli"}
 # The daemon speaks the launcher's protocol and shares its constants; nothing else of it.
 EXCEPTIONS = {("daemon", "monitor.launch.protocol")}
+# The daemon's own rooms: which of the others each may use, and which know nothing of the daemon
+# around them.
+DAEMON_ROOMS: dict[str, set[str]] = {
+    "probes": set(),
+    "view": set(),
+    "launch": {"view"},
+    "api": {"probes"},
+}
+STANDALONE = {"probes", "view"}
 # Kernel-facing and printing modules have no place in the pure rooms.
 PURE = ("profile", "identity", "policy", "wire")
 EFFECTS = {"subprocess", "socket", "signal", "threading", "asyncio", "ctypes", "sqlite3"}
@@ -77,7 +86,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def test_every_room_is_known() -> None:
-    rooms = {path.parent.name for path in tracked("monitor/*/__init__.py")}
+    rooms = {room(path) for path in tracked("monitor/*/__init__.py")}
     assert rooms == set(ALLOWED)
 
 
@@ -90,6 +99,29 @@ def test_imports_point_down(path: Path) -> None:
             continue
         allowed = parts[1] in ALLOWED[here] or (here, module) in EXCEPTIONS
         assert allowed, f"{name(path)}:{line}: {here} may not import {module}"
+
+
+def daemon_room(path: Path) -> str:
+    parts = path.relative_to(ROOT / "monitor").parts
+    return parts[1] if parts[0] == "daemon" and len(parts) > 2 else ""
+
+
+def test_every_room_of_the_daemon_is_known() -> None:
+    rooms = {daemon_room(path) for path in tracked("monitor/daemon/*/__init__.py")}
+    assert rooms == set(DAEMON_ROOMS)
+
+
+@pytest.mark.parametrize("path", [p for p in modules() if daemon_room(p)], ids=name)
+def test_the_daemons_rooms_use_each_other_one_way(path: Path) -> None:
+    here = daemon_room(path)
+    for line, module in imports(path):
+        parts = module.split(".")
+        if parts[:2] != ["monitor", "daemon"] or len(parts) < 3 or parts[2] == here:
+            continue
+        allowed = parts[2] in DAEMON_ROOMS[here] or (
+            parts[2] not in DAEMON_ROOMS and here not in STANDALONE
+        )
+        assert allowed, f"{name(path)}:{line}: daemon/{here} may not import {module}"
 
 
 @pytest.mark.parametrize("path", [p for p in modules() if room(p) in PURE], ids=name)

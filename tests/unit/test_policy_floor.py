@@ -11,7 +11,7 @@ import seccomp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monitor.daemon.floor import export
+from monitor.daemon.launch.floor import export
 from monitor.policy import floor
 from monitor.policy.action import Origin, SyscallAction, Verdict
 from monitor.policy.compile_network import TCP, UDP, sockets_for

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon.view_patterns import Pattern, Reach, ancestors, outermost
-from monitor.daemon.view_request import Identity, ViewError, ViewRequest
-from monitor.daemon.view_targets import Search
+from monitor.daemon.view.patterns import Pattern, Reach, ancestors, outermost
+from monitor.daemon.view.request import Identity, ViewError, ViewRequest
+from monitor.daemon.view.targets import Search
 from monitor.kernel import mounts
 from monitor.policy.plan import MaskKind
 

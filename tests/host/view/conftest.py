@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon import viewing
+from monitor.daemon.view import viewing
 from tests.support.daemon import User
 from tests.support.views import SECRET, as_user
 

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon import view_mounts, viewing
-from monitor.daemon.view_mounts import build
-from monitor.daemon.view_request import ViewRequest
-from monitor.daemon.viewing import Identity, Viewed, ViewError, make
+from monitor.daemon.view import mounts as view_mounts
+from monitor.daemon.view import viewing
+from monitor.daemon.view.mounts import build
+from monitor.daemon.view.request import ViewRequest
+from monitor.daemon.view.viewing import Identity, Viewed, ViewError, make
 from monitor.policy.plan import MaskKind
 from tests.support.checkout import ROOT
 from tests.support.daemon import User, wait_until
@@ -307,7 +308,7 @@ def test_a_killed_helper_is_started_again(user: User, workspace: Path, which: st
 
 
 def test_the_helper_ends_with_the_worker(user: User) -> None:
-    script = "from monitor.daemon import viewing; viewing.prepare(); import time;"
+    script = "from monitor.daemon.view import viewing; viewing.prepare(); import time;"
     script += "print(viewing._helper._process.pid, flush=True); time.sleep(60)"
     worker = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True

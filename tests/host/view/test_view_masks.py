@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon.viewing import ViewError
+from monitor.daemon.view.viewing import ViewError
 from monitor.policy.plan import (
     FileRule,
     MaskKind,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon import view_rest
+from monitor.daemon.view import rest as view_rest
 from monitor.policy.plan import FileRule
 from tests.support.checkout import ROOT
 from tests.support.daemon import User

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from monitor.daemon import facts, pins
-from monitor.daemon.attachments import CALL_EXITS, CGROUP_PROGRAMS, RAW_TRACEPOINTS
+from monitor.daemon import facts
 from monitor.daemon.context import Context
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.attachments import CALL_EXITS, CGROUP_PROGRAMS, RAW_TRACEPOINTS
 from monitor.kernel import sockdiag
 from monitor.kernel.features import USER_NAMESPACE_SWITCHES, USER_NAMESPACES, Features, problems
 

@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
-from monitor.daemon.view_aliases import aliases
-from monitor.daemon.view_patterns import Reach
-from monitor.daemon.view_request import Identity, ViewError, ViewRequest
-from monitor.daemon.view_rest import read_only_rest
-from monitor.daemon.view_run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
-from monitor.daemon.view_ssh import Copies
-from monitor.daemon.view_targets import Search
-from monitor.daemon.view_terminals import new_terminals, own_terminals
+from monitor.daemon.view.aliases import aliases
+from monitor.daemon.view.patterns import Reach
+from monitor.daemon.view.request import Identity, ViewError, ViewRequest
+from monitor.daemon.view.rest import read_only_rest
+from monitor.daemon.view.run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
+from monitor.daemon.view.ssh import Copies
+from monitor.daemon.view.targets import Search
+from monitor.daemon.view.terminals import new_terminals, own_terminals
 from monitor.kernel import mounts
 from monitor.kernel.libc import CLONE_NEWNS, setns
 from monitor.kernel.mounts import open_plain

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from monitor.daemon.context import Context, Refused
 from monitor.daemon.ending import EndingFailed
-from monitor.daemon.launch import Launch
-from monitor.daemon.launch_channel import Closed, LaunchChannel, readable
-from monitor.daemon.readback import NotWorn
+from monitor.daemon.launch.channel import Closed, LaunchChannel, readable
+from monitor.daemon.launch.conversation import Launch
+from monitor.daemon.launch.readback import NotWorn
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import peer_of
 from monitor.launch.protocol import ProtocolError

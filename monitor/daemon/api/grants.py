@@ -13,8 +13,8 @@ from typing import Any
 
 from aiohttp import web
 
-from monitor.daemon.access import Forbidden
-from monitor.daemon.answers import LONGEST_TEXT, BadRequest
+from monitor.daemon.api.access import Forbidden
+from monitor.daemon.api.answers import LONGEST_TEXT, BadRequest
 from monitor.daemon.context import Context, Refused
 from monitor.daemon.grants import Wanted
 from monitor.daemon.keys import KeysError

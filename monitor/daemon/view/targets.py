@@ -16,8 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from monitor.daemon.view_patterns import Glob, Part, Pattern, Reach, State
-from monitor.daemon.view_request import ViewError
+from monitor.daemon.view.patterns import Glob, Part, Pattern, Reach, State
+from monitor.daemon.view.request import ViewError
 from monitor.kernel import mounts
 from monitor.policy.plan import MaskKind
 

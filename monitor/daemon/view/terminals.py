@@ -13,7 +13,7 @@ import stat
 from contextlib import suppress
 from functools import cache
 
-from monitor.daemon.view_patterns import Reach
+from monitor.daemon.view.patterns import Reach
 from monitor.kernel import mounts
 from monitor.kernel.mounts import open_plain
 from monitor.policy.plan import TERMINALS

@@ -15,8 +15,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.daemon import pins
-from monitor.daemon.tables import add_lost
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.tables import add_lost
 from monitor.kernel.bpf import Map
 from monitor.kernel.ringbuffer import RingBuffer, map_array
 from monitor.wire import layout

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from monitor.daemon.view_request import ViewError
+from monitor.daemon.view.request import ViewError
 from monitor.kernel import mounts
 from monitor.kernel.mounts import open_plain
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from monitor.daemon import pins
+from monitor.daemon.probes import pins
 from monitor.kernel.bpf import Map
 from monitor.policy.plan import Policy
 from monitor.wire.layout import SessionFlag

@@ -15,10 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon import floor, grants, launch_request, layers, readback
+from monitor.daemon import grants
 from monitor.daemon.context import Context, LaunchRequest, Refused
-from monitor.daemon.launch_channel import Closed, LaunchChannel, sealed
-from monitor.daemon.readback import Status
+from monitor.daemon.launch import floor, layers, readback
+from monitor.daemon.launch import request as launch_request
+from monitor.daemon.launch.channel import Closed, LaunchChannel, sealed
+from monitor.daemon.launch.readback import Status
 from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer
@@ -190,7 +192,7 @@ class Launch:
         kind = self._view_kind(session)
         if kind == protocol.VIEW_NONE:
             return None, None
-        from monitor.daemon import viewing
+        from monitor.daemon.view import viewing
 
         self.step = "wait until the child has unshared its namespaces"
         await self.channel.receive(protocol.UNSHARED, pid)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process from which the makers of views are forked: small, so that a fork costs little.
 
-Runs as `python3 -I -S view_helper.py FD`; FD is a SOCK_SEQPACKET socket to the worker. Each message
+Runs as `python3 -I -S helper.py FD`; FD is a SOCK_SEQPACKET socket to the worker. Each message
 carries three descriptors: the mount namespace, a file with the request, and a pipe for the answer.
 A maker enters the namespace with the host's authority and reports; what it holds and where it
 stands ends with it. One maker always waits, forked and warm. A maker that a file system keeps
@@ -79,15 +79,15 @@ def _seal() -> None:
 
 def _rehearse() -> None:
     """Touch what a view touches, so that its pages are this process's own before a request."""
-    from monitor.daemon.view_mounts import rehearse
+    from monitor.daemon.view.mounts import rehearse
 
     rehearse()
 
 
 def _answer(namespace: int, request: int) -> dict[str, object]:
     # Loaded since the rehearsal.
-    from monitor.daemon.view_mounts import build
-    from monitor.daemon.view_request import ViewError, ViewRequest
+    from monitor.daemon.view.mounts import build
+    from monitor.daemon.view.request import ViewError, ViewRequest
 
     try:
         size = os.fstat(request).st_size
@@ -103,8 +103,8 @@ def _answer(namespace: int, request: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
     # Everything a maker needs is loaded before the first fork.
-    from monitor.daemon import view_mounts  # noqa: F401
+    from monitor.daemon.view import mounts as view_mounts  # noqa: F401
 
     serve(socket.socket(fileno=int(sys.argv[1])))

@@ -26,15 +26,16 @@ from monitor.audit.export import JSON_LINES_TYPE, PROMETHEUS_TYPE
 from monitor.audit.query import Query
 from monitor.audit.record import to_dict
 from monitor.audit.store import StoreError
-from monitor.daemon import accounts, answers, metrics
-from monitor.daemon.access import Access, Forbidden
-from monitor.daemon.answers import BadRequest
+from monitor.daemon import accounts
+from monitor.daemon.api import answers, metrics
+from monitor.daemon.api.access import Access, Forbidden
+from monitor.daemon.api.answers import BadRequest
+from monitor.daemon.api.doctor import diagnose
+from monitor.daemon.api.grants import GrantApi
+from monitor.daemon.api.log import Log
+from monitor.daemon.api.revocations import RevokeApi
 from monitor.daemon.context import Context
-from monitor.daemon.doctor import diagnose
 from monitor.daemon.ending import EndingFailed, Step
-from monitor.daemon.grant_api import GrantApi
-from monitor.daemon.log import Log
-from monitor.daemon.revoke_api import RevokeApi
 from monitor.kernel import cgroup
 from monitor.kernel.peer import Peer, gone, peer_of
 from monitor.session.registry import UnknownSession

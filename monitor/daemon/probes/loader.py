@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon import attachments, pins
-from monitor.daemon.attachments import (
+from monitor.daemon.probes import attachments, pins
+from monitor.daemon.probes.attachments import (
     CALL_EXITS,
     CGROUP_PROGRAMS,
     CGROUP_TYPES,
@@ -36,11 +36,11 @@ from monitor.daemon.attachments import (
     RAW_TRACEPOINTS,
     UNIX_PROGRAMS,
 )
-from monitor.daemon.headers import offsets, write_stubs
+from monitor.daemon.probes.headers import offsets, write_stubs
 from monitor.kernel import bpf, tracing
 from monitor.kernel.btf import BtfError
 
-PROBES = Path(__file__).resolve().parents[2] / "probes"
+PROBES = Path(__file__).resolve().parents[3] / "probes"
 SOURCES = ("opens.bpf.c", "calls.bpf.c", "process.bpf.c", "network.bpf.c")
 MAPS = (
     "sessions",

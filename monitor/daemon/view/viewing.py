@@ -3,7 +3,7 @@
 
 The child has unshared its namespaces and waits. What it says is not believed: its namespaces are
 opened once, and must be its own (made by its user, not those of its parent or ours) before anything
-is written or mounted. The worker enters none and forks nothing: `view_helper.py` does.
+is written or mounted. The worker enters none and forks nothing: `helper.py` does.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon.view_helper import ANSWER_BYTES, MESSAGE
-from monitor.daemon.view_request import Identity, ViewError, ViewRequest
+from monitor.daemon.view.helper import ANSWER_BYTES, MESSAGE
+from monitor.daemon.view.request import Identity, ViewError, ViewRequest
 from monitor.kernel import mounts
 from monitor.policy.plan import Plan
 
@@ -147,7 +147,7 @@ class Helper:
             return
         self.stop()
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        script = str(Path(__file__).with_name("view_helper.py"))
+        script = str(Path(__file__).with_name("helper.py"))
         with its:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", script, str(its.fileno())],

@@ -8,8 +8,8 @@ import stat
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from monitor.daemon.view_patterns import outermost
-from monitor.daemon.view_request import ViewRequest
+from monitor.daemon.view.patterns import outermost
+from monitor.daemon.view.request import ViewRequest
 from monitor.kernel import mounts
 from monitor.kernel.mounts import open_plain
 from monitor.policy.patterns import is_within

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from monitor.daemon.view_request import ViewError
+from monitor.daemon.view.request import ViewError
 from monitor.policy import patterns
 from monitor.policy.patterns import ANY_DEPTH, is_within
 from monitor.policy.plan import MaskKind

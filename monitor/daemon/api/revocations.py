@@ -20,10 +20,10 @@ from typing import Any
 from aiohttp import web
 
 from monitor.daemon import accounts
-from monitor.daemon.access import Access, Forbidden
-from monitor.daemon.answers import BadRequest
+from monitor.daemon.api.access import Access, Forbidden
+from monitor.daemon.api.answers import BadRequest
+from monitor.daemon.api.grants import fields
 from monitor.daemon.context import Context
-from monitor.daemon.grant_api import fields
 from monitor.daemon.keys import KeysError
 from monitor.daemon.references import PRINCIPAL, REVOCATION_ID, Ambiguous, Kind, Named, sessions_of
 from monitor.daemon.revocation import Revoked

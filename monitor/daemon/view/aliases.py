@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from monitor.daemon.view_patterns import Reach
+from monitor.daemon.view.patterns import Reach
 from monitor.kernel import mounts
 from monitor.policy.patterns import is_within
 from monitor.policy.plan import MaskKind
