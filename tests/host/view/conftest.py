@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,12 @@ import pytest
 from monitor.daemon.view import viewing
 from tests.support.daemon import User
 from tests.support.views import SECRET, as_user
+
+
+@pytest.fixture(scope="session")
+def user(make_user: Callable[[], User]) -> User:
+    """A user of these tests' own: programs read settings that other modules leave in a home."""
+    return make_user()
 
 
 @pytest.fixture(scope="module")
