@@ -193,7 +193,7 @@ def _syscalls(
     return syscall_plan(
         _sockets(policies, observe=observe, strict=strict),
         # Where rules only observe, the floor still keeps to TCP and UDP, and lets them listen.
-        listen=observe or all(map(compile_network.listens, profiles)),
+        listen=observe or all(map(compile_network.may_listen, profiles)),
         strict=strict,
         opened=set.intersection(*opened),
         denied=_denied(profiles),

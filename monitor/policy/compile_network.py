@@ -94,10 +94,18 @@ def unix_rules(
     return tuple(UnixRule(path, number) for path, number in sorted(numbers.items()))
 
 
-def listens(profile: Profile) -> bool:
-    """Whether a bind rule asks for TCP, without which listen(2) is refused."""
+def may_listen(profile: Profile) -> bool:
+    """Whether this link leaves listen(2): by a bind rule for TCP, or by no rule for TCP at all.
+
+    A filter sees a descriptor, not what it is: so unix sockets may listen where the link has no
+    TCP sockets that could. Each link by itself, so that a further one never opens it.
+    """
     section = profile.network or NetworkSection()
-    return any(parse(rule.to).protocol == TCP for rule in section.bind)
+    bound, reached = (
+        any(parse(rule.to).protocol == TCP for rule in rules)
+        for rules in (section.bind, section.connect)
+    )
+    return bound or not reached
 
 
 def socket_rules(profile: Profile, *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:

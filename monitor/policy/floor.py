@@ -31,9 +31,6 @@ MASK_64 = 0xFFFFFFFFFFFFFFFF
 
 # linux/socket.h, linux/net.h
 AF_UNIX = 1
-AF_INET = 2
-AF_INET6 = 10
-SOCK_STREAM = 1
 SOCK_DGRAM = 2
 SOCK_RAW = 3
 SOCK_TYPE_MASK = 0xF
@@ -51,24 +48,17 @@ def syscall_plan(
     opened: Collection[str] = (),
     denied: Iterable[tuple[str, Origin | None]] = (),
 ) -> SyscallPlan:
-    """The floor with only `sockets` left to be made.
-
-    listen(2) is left where `listen` says so, and where no TCP socket can be made: a filter sees a
-    descriptor, not what it is, and unix sockets may listen.
+    """The floor with only `sockets` left to be made, and listen(2) only where `listen`.
 
     `opened` are the groups of `syscalls.allow`; `denied` are further calls by name, each with the
     rule that names it. UnknownSyscall where there is no such call.
     """
     rules = [*_built_in(strict, frozenset(opened)), *_sockets(sockets)]
-    if not listen and any(_is_tcp(rule) for rule in sockets):
+    if not listen:
         why = "a listening socket lets data out without any connect; no bind rule asks for one"
         rules.append(_rule("listen", EPERM, why))
     rules += [_denied(name, origin) for name, origin in denied]
     return SyscallPlan(tuple(_without_repeats(rules)), FIRST_UNKNOWN)
-
-
-def _is_tcp(rule: SocketRule) -> bool:
-    return rule.family in {AF_INET, AF_INET6} and rule.type == SOCK_STREAM
 
 
 @cache

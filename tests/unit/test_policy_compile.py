@@ -291,9 +291,11 @@ def test_listening_takes_a_tcp_bind_rule_of_every_link() -> None:
     assert refused(out)
     assert refused(tcp, out)
     assert refused(udp | out)
-    # Without TCP sockets there is nothing to keep from listening.
+    # A link without TCP sockets has nothing to keep from listening, and opens nothing either.
     for chain in ((udp,), ({},), (tcp, udp)):
         assert not refused(*chain)
+    assert refused(out, {})
+    assert refused({}, out)
 
 
 # -- the rest -------------------------------------------------------------------------------------

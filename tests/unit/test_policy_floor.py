@@ -305,13 +305,6 @@ def test_where_the_kernel_cannot_decide_on_unix_names_nothing_sends_to_one() -> 
     assert refusal(plan, "socketpair", 1, 0o2000003, 0) is SyscallVerdict.EPERM
 
 
-def test_listening_is_left_where_no_tcp_socket_can_be_made() -> None:
-    for protocols, refused in (((), False), ((UDP,), False), ((TCP, UDP), True)):
-        sockets = sockets_for(protocols, unix=True, netlink=False)
-        plan = floor.syscall_plan(sockets, listen=False)
-        assert (refusal(plan, "listen", 3, 1) is not None) is refused
-
-
 def test_no_socket_at_all() -> None:
     plan = floor.syscall_plan((), listen=False)
     assert refusal(plan, "socket", 1, 1, 0) is SyscallVerdict.EAFNOSUPPORT

@@ -58,11 +58,11 @@ def test_decides_as_the_profiles_read(chain: list[Profile], actions: list[Action
 
 
 @settings(max_examples=100)
-@given(profiles.chains, profiles.profiles, profiles.actions, st.data())
+@given(profiles.chains, profiles.profiles, profiles.actions, st.integers(0, 11))
 def test_a_further_link_never_allows_more(
-    chain: list[Profile], link: Profile, actions: list[Action], data: st.DataObject
+    chain: list[Profile], link: Profile, actions: list[Action], number: int
 ) -> None:
-    place = data.draw(st.integers(0, len(chain)))
+    place = number % (len(chain) + 1)
     plan, longer = compiled(chain), compiled([*chain[:place], link, *chain[place:]])
     for action in actions:
         assert not allowed(longer, action) or allowed(plan, action), action
