@@ -320,7 +320,8 @@ def test_signals_that_were_ignored_stay_so(daemon: Daemon, profile: str) -> None
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     done = daemon.exec(profile, ["/bin/cat", "/proc/self/status"], preexec_fn=ignore)
-    ignored = int(done.stdout.split("SigIgn:")[1].split()[0], 16)
+    # Without glibc's own, 32, which make(1) leaves ignored.
+    ignored = int(done.stdout.split("SigIgn:")[1].split()[0], 16) & 0x7FFFFFFF
     assert ignored == 1 << signal.SIGINT - 1 | 1 << signal.SIGHUP - 1
 
 

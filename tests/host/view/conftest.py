@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -55,8 +56,10 @@ def helper() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """The host's mounts and the worker's descriptors are the same after every test."""
+    gc.collect()  # what other modules' tests still hold
     table = Path("/proc/self/mountinfo").read_text()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     yield
     assert Path("/proc/self/mountinfo").read_text() == table
-    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
