@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from monitor.audit.record import Record, to_dict
@@ -21,10 +21,6 @@ def json_line(record: Record, full: bool = False) -> str:
     Bytes of a name that are not UTF-8 are lone surrogates (`\\udcNN`), which any JSON reader takes.
     """
     return json.dumps(to_dict(record, full), separators=(",", ":")) + "\n"
-
-
-def json_lines(records: Iterable[Record], full: bool = False) -> Iterator[str]:
-    return (json_line(record, full) for record in records)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,19 @@ def attach(detached: int, onto: int, what: str) -> None:
     )
 
 
+def attach_entry(folder: int, name: str, onto: int, what: str) -> None:
+    """Mount a copy of the entry `name` of `folder` over what `onto` stands for."""
+    source = open_entry(folder, name)
+    try:
+        copy = clone(source, what, recursive=False)
+    finally:
+        os.close(source)
+    try:
+        attach(copy, onto, what)
+    finally:
+        os.close(copy)
+
+
 def add_attributes(fd: int, attributes: int, what: str, recursive: bool = True) -> None:
     """Set MOUNT_ATTR_* on the mount at `fd`, and on those beneath it."""
     request = _MOUNT_ATTR.pack(attributes, 0, 0, 0)

@@ -17,8 +17,7 @@ from biscuit_auth import Algorithm, Biscuit, BlockBuilder, KeyPair, PublicKey
 from monitor.identity import grant as tokens
 from monitor.identity.chain import Principal
 from monitor.identity.grant_block import Origin, Step
-from tests.support.checkout import ROOT
-from tests.support.daemon import PYTHON, Daemon, User, delegations_for, wait_until
+from tests.support.daemon import Daemon, User, delegations_for, wait_until
 
 CODER, TESTER = "spiffe://test.example/agent/coder", "spiffe://test.example/agent/tester"
 
@@ -52,21 +51,6 @@ def daemon(user: User, other: User) -> Iterator[Daemon]:
         made.clean()
 
 
-def rictl(daemon: Daemon, user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """rictl as `user`, in their home."""
-    return subprocess.run(
-        [str(PYTHON), "-m", "monitor.cli.rictl", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=user.home,
-        env=daemon.environment(user) | {"PYTHONPATH": str(ROOT)},
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-    )
-
-
 def delegate(daemon: Daemon, user: User, *options: str, source: Path | None = None) -> Path:
     """A grant that `user` makes, or narrows, as a file in their home."""
     file = user.home / f"{time.monotonic_ns()}.grant"
@@ -75,7 +59,7 @@ def delegate(daemon: Daemon, user: User, *options: str, source: Path | None = No
         if source is not None
         else ["--agent", "coder", "--profile", "outer"]
     )
-    done = rictl(daemon, user, "delegate", *start, *options, "--out", str(file))
+    done = daemon.rictl_as(user, "delegate", *start, *options, "--out", str(file))
     assert done.returncode == 0, done.stderr
     assert file.stat().st_mode & 0o777 == 0o600
     return file
@@ -137,7 +121,7 @@ def test_a_narrowed_grant_narrows(daemon: Daemon, user: User) -> None:
 
 def test_the_right_to_delegate_is_needed(daemon: Daemon, user: User, other: User) -> None:
     def reason(who: User, *options: str) -> str:
-        done = rictl(daemon, who, "delegate", "--agent", "coder", *options)
+        done = daemon.rictl_as(who, "delegate", "--agent", "coder", *options)
         assert (done.returncode, done.stdout) == (1, "")
         return done.stderr
 
@@ -199,13 +183,13 @@ def test_uses_are_counted_over_restarts_and_children(daemon: Daemon, user: User)
     assert run(daemon, child).returncode == 0
     daemon.settled()
     daemon.restart_worker()
-    shown = rictl(daemon, user, "grant", "show", str(child)).stdout
+    shown = daemon.rictl_as(user, "grant", "show", str(child)).stdout
     assert "2 (1 started)" in shown
     assert "5 (1 started)" in shown
     assert run(daemon, parent).returncode == 0
     for file in (child, parent):
         assert "used up: sessions may be started under it 2 times" in refused(run(daemon, file))
-    shown = rictl(daemon, user, "grant", "show", str(child), "--json").stdout
+    shown = daemon.rictl_as(user, "grant", "show", str(child), "--json").stdout
     assert json.loads(shown)["holds"] is False
 
 
@@ -336,11 +320,11 @@ def test_the_private_key_is_for_root_alone(daemon: Daemon, user: User) -> None:
     file = daemon.folder / "keys" / "host.key"
     assert (file.stat().st_mode & 0o777, file.stat().st_uid) == (0o600, 0)
     assert file.parent.stat().st_mode & 0o777 == 0o700
-    key = rictl(daemon, user, "grant", "key").stdout.strip()
+    key = daemon.rictl_as(user, "grant", "key").stdout.strip()
     assert key == f"ed25519/{tokens.read(delegate(daemon, user).read_text()).key}"
     file.chmod(0o644)
     try:
-        done = rictl(daemon, user, "delegate", "--agent", "coder", "--profile", "outer")
+        done = daemon.rictl_as(user, "delegate", "--agent", "coder", "--profile", "outer")
         assert done.returncode == 1
         assert "can be read or written by others than root" in done.stderr
     finally:
@@ -376,10 +360,10 @@ def test_revoking_ends_what_runs_and_what_was_made_of_it(
     sibling = delegate(daemon, user, source=parent)
     running = [daemon.spawn(None, ["sleep", "60"], "--grant", str(f)) for f in (child, sibling)]
     sessions = [daemon.launched(process)["id"] for process in running]
-    done = rictl(daemon, other, "grant", "revoke", str(changed(child, child.read_text())))
+    done = daemon.rictl_as(other, "grant", "revoke", str(changed(child, child.read_text())))
     assert done.returncode == 1
     assert "only who delegated" in done.stderr
-    done = rictl(daemon, user, "grant", "revoke", str(child), "--why", "no more")
+    done = daemon.rictl_as(user, "grant", "revoke", str(child), "--why", "no more")
     assert "1 session killed" in done.stdout
     assert sessions[0] in done.stdout
     _, errors = running[0].communicate(timeout=30)
@@ -390,7 +374,7 @@ def test_revoking_ends_what_runs_and_what_was_made_of_it(
     assert record["reason"] == "no more"
     # By the id of the outermost link: everything; and a restart forgets nothing.
     outermost = tokens.read(parent.read_text()).revocation_ids[0]
-    done = rictl(daemon, other, "grant", "revoke", outermost)
+    done = daemon.rictl_as(other, "grant", "revoke", outermost)
     assert "only administrators may revoke by an id" in done.stderr
     assert daemon.rictl("grant", "revoke", outermost).returncode == 0
     running[1].communicate(timeout=30)
@@ -398,7 +382,7 @@ def test_revoking_ends_what_runs_and_what_was_made_of_it(
     daemon.restart_worker()
     for file in (parent, child, sibling):
         assert "was revoked" in refused(run(daemon, file))
-    shown = rictl(daemon, user, "grant", "show", str(sibling))
+    shown = daemon.rictl_as(user, "grant", "show", str(sibling))
     assert "holds here no: the grant was revoked" in shown.stdout
     wait_until(lambda: not daemon.sessions())
 

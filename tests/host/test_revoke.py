@@ -203,24 +203,9 @@ def idle(daemon: Daemon) -> Iterator[Idle]:
     daemon.settled()
 
 
-def rictl(daemon: Daemon, user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """rictl as `user`, in their home."""
-    return subprocess.run(
-        [str(PYTHON), "-m", "monitor.cli.rictl", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=user.home,
-        env=daemon.environment(user) | {"PYTHONPATH": str(ROOT)},
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-    )
-
-
 def delegate(daemon: Daemon, user: User, *options: str) -> Path:
     file = user.home / f"{time.monotonic_ns()}.grant"
-    done = rictl(daemon, user, "delegate", *options, "--out", str(file))
+    done = daemon.rictl_as(user, "delegate", *options, "--out", str(file))
     assert done.returncode == 0, done.stderr
     return file
 
@@ -382,16 +367,16 @@ def test_a_grant_and_all_that_was_made_of_it(
     command = ["grant", "revoke"] if kind == "grant revoke" else ["revoke"]
     named = str(child)
     if kind == "id":
-        shown = rictl(daemon, user, "grant", "show", str(child)).stdout
+        shown = daemon.rictl_as(user, "grant", "show", str(child)).stdout
         named = shown.splitlines()[-1].split()[-1]
-    done = rictl(daemon, user, *command, named, "--why", "enough")
+    done = daemon.rictl_as(user, *command, named, "--why", "enough")
     assert done.returncode == 0, done.stderr
     assert "1 session killed" in done.stdout
     assert running(daemon) == {sessions[1], own}
     (record,) = daemon.records(verb="grant.revoke")[-1:]
     assert (record["reason"], daemon.details(record["id"])["by"]) == ("enough", f"user:{user.name}")
     # The outermost link, by its file's name alone.
-    assert rictl(daemon, user, "revoke", parent.name).returncode == 0
+    assert daemon.rictl_as(user, "revoke", parent.name).returncode == 0
     assert running(daemon) == {own}
     assert daemon.exec(None, ["true"], "--grant", str(sibling)).returncode == 125
     assert daemon.rictl("revoke", own).returncode == 0
@@ -448,23 +433,23 @@ def test_a_file_that_is_called_like_an_agent(daemon: Daemon, idle: Idle, user: U
     session = idle("--agent", "coder")
     file = delegate(daemon, user, "--agent", "tester", "--profile", "still")
     file = file.rename(user.home / "coder")
-    done = rictl(daemon, user, "revoke", "coder")
+    done = daemon.rictl_as(user, "revoke", "coder")
     assert done.returncode == 1
     assert "coder is a grant's file and names a agent" in done.stderr
     assert running(daemon) == {session}
     assert daemon.exec(None, ["true"], "--grant", str(file)).returncode == 0
-    assert rictl(daemon, user, "revoke", "./coder").returncode == 0
+    assert daemon.rictl_as(user, "revoke", "./coder").returncode == 0
     assert running(daemon) == {session}
     assert "was revoked" in daemon.exec(None, ["true"], "--grant", str(file)).stderr
     file.unlink()
-    assert rictl(daemon, user, "revoke", "coder").returncode == 0
+    assert daemon.rictl_as(user, "revoke", "coder").returncode == 0
     assert running(daemon) == set()
 
 
 def test_who_may(daemon: Daemon, idle: Idle, user: User, stranger: User) -> None:
     file = delegate(daemon, user, "--agent", "coder", "--profile", "still")
     mine, theirs = idle("--grant", str(file)), idle(user=stranger)
-    link = rictl(daemon, user, "grant", "show", str(file)).stdout.splitlines()[-1].split()[-1]
+    link = daemon.rictl_as(user, "grant", "show", str(file)).stdout.splitlines()[-1].split()[-1]
     stolen = stranger.home / "stolen.grant"
     stolen.write_text(file.read_text())
     stolen.chmod(0o644)
@@ -476,13 +461,13 @@ def test_who_may(daemon: Daemon, idle: Idle, user: User, stranger: User) -> None
         (link, "only administrators may revoke by an id"),
         (str(stolen), "only who delegated, and administrators"),
     ):
-        done = rictl(daemon, stranger, "revoke", named)
+        done = daemon.rictl_as(stranger, "revoke", named)
         assert (done.returncode, done.stdout) == (1, ""), named
         assert words in done.stderr
     assert running(daemon) == {mine, theirs}
-    assert rictl(daemon, stranger, "revoke", f"user:{stranger.name}").returncode == 0
+    assert daemon.rictl_as(stranger, "revoke", f"user:{stranger.name}").returncode == 0
     assert running(daemon) == {mine}
-    assert rictl(daemon, user, "revoke", link).returncode == 0
+    assert daemon.rictl_as(user, "revoke", link).returncode == 0
     assert running(daemon) == set()
 
 

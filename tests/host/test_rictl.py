@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.daemon import PYTHON, Daemon, User, wait_until
+from tests.support.daemon import Daemon, User, wait_until
 
 FILES = 'include: [base]\nfiles:\n  read: ["{workspace}/**"]\n  write: ["{workspace}/**"]\n'
 KEYS = ["id", "time", "session", "agent", "chain", "pid", "exe", "verb", "object", "verdict"]
@@ -58,20 +58,6 @@ def running(daemon: Daemon, denied: dict[str, Any]) -> Iterator[dict[str, Any]]:
         process.kill()
         process.communicate()
         daemon.settled()
-
-
-def as_user(daemon: Daemon, user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """rictl as an ordinary user."""
-    return subprocess.run(
-        [str(PYTHON), "-m", "monitor.cli.rictl", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-        env={"RI_SOCKET": str(daemon.socket), "PATH": os.environ["PATH"], "LANG": "C.UTF-8"},
-    )
 
 
 def test_ps(daemon: Daemon, running: dict[str, Any], user: User) -> None:
@@ -201,12 +187,12 @@ def test_freeze_thaw_kill(daemon: Daemon, running: dict[str, Any]) -> None:
 def test_others_do_not_see_what_is_not_theirs(
     daemon: Daemon, running: dict[str, Any], user: User, stranger: User
 ) -> None:
-    assert running["id"] in as_user(daemon, user, "ps").stdout
-    assert running["id"] not in as_user(daemon, stranger, "ps").stdout
-    assert as_user(daemon, stranger, "kill", running["id"]).returncode == 1
-    assert as_user(daemon, stranger, "log").stdout == ""
-    assert as_user(daemon, stranger, "log", "verify").returncode == 1
-    assert as_user(daemon, user, "kill", running["id"]).returncode == 0
+    assert running["id"] in daemon.rictl_as(user, "ps").stdout
+    assert running["id"] not in daemon.rictl_as(stranger, "ps").stdout
+    assert daemon.rictl_as(stranger, "kill", running["id"]).returncode == 1
+    assert daemon.rictl_as(stranger, "log").stdout == ""
+    assert daemon.rictl_as(stranger, "log", "verify").returncode == 1
+    assert daemon.rictl_as(user, "kill", running["id"]).returncode == 0
 
 
 def test_doctor(daemon: Daemon) -> None:

@@ -361,6 +361,20 @@ class Daemon:
             env=environment,
         )
 
+    def rictl_as(self, user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """rictl as `user`, in their home."""
+        return subprocess.run(
+            [str(PYTHON), "-m", "monitor.cli.rictl", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=user.home,
+            env=self.environment(user) | {"PYTHONPATH": str(ROOT)},
+            user=user.uid,
+            group=user.gid,
+            extra_groups=[],
+        )
+
 
 def _parent(pid: int) -> int:
     """The parent of a process, 0 where it is gone."""

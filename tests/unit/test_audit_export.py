@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from monitor.audit import canonical
-from monitor.audit.export import Figures, families, json_line, json_lines, prometheus
+from monitor.audit.export import Figures, families, json_line, prometheus
 from monitor.audit.record import Draft, to_dict
 from monitor.session.session import State
 from tests.support.audit import draft, drafts
@@ -90,6 +90,6 @@ def test_a_record_is_one_line_of_ascii(given: Draft) -> None:
 @pytest.mark.parametrize("full", [False, True])
 def test_lines_of_records(full: bool) -> None:
     record = canonical.decode(canonical.encode(1, draft(object=os.fsdecode(b"/\xff"))), bytes(32))
-    lines = list(json_lines([record, record], full))
+    lines = [json_line(each, full) for each in (record, record)]
     assert len(lines) == 2
     assert os.fsencode(json.loads(lines[0])["object"]) == b"/\xff"

@@ -13,7 +13,6 @@ from operator import attrgetter
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from monitor.daemon.probes import pins
 from monitor.daemon.probes.tables import add_lost
@@ -84,15 +83,6 @@ class RingReader:
         self._held = [event for event in self._held if event.time > now]
         events.sort(key=attrgetter("time"))
         return events
-
-    def drain_batch(self) -> NDArray[np.void]:
-        """The small records that wait, undecoded, as a copy: what a pure consumer costs."""
-        view = self._events.fixed(RECORD, self._events.produced)
-        batch = view["event"].copy()
-        taken = view.nbytes
-        del view
-        self._events.consumed += taken
-        return batch
 
     @property
     def pending(self) -> bool:

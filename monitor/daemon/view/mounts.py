@@ -245,15 +245,7 @@ class _Masks:
         if here is None:
             return
         try:
-            source = mounts.open_entry(self._room, name)
-            try:
-                copy = mounts.clone(source, path, recursive=False)
-            finally:
-                os.close(source)
-            try:
-                mounts.attach(copy, here, path)
-            finally:
-                os.close(copy)
+            mounts.attach_entry(self._room, name, here, path)
         finally:
             os.close(here)
 

@@ -65,16 +65,7 @@ def _replace_multiplexer(root: int, new: int) -> None:
     if place is None:
         return
     try:
-        if stat.S_ISLNK(os.fstat(place).st_mode):
-            return
-        source = mounts.open_entry(new, MULTIPLEXER_NAME)
-        try:
-            copy = mounts.clone(source, MULTIPLEXER, recursive=False)
-        finally:
-            os.close(source)
-        try:
-            mounts.attach(copy, place, MULTIPLEXER)
-        finally:
-            os.close(copy)
+        if not stat.S_ISLNK(os.fstat(place).st_mode):
+            mounts.attach_entry(new, MULTIPLEXER_NAME, place, MULTIPLEXER)
     finally:
         os.close(place)
