@@ -87,7 +87,7 @@ static __always_inline void judge_destination(struct destination *to, struct dec
 	if (!value)
 		return;
 	decision->rule = value->rule;
-	decision->cause = value->allow ? RI_ALLOWED : RI_RULE;
+	decision->cause = value->verdict == RI_ALLOW ? RI_ALLOWED : RI_RULE;
 }
 
 static __always_inline void judge_socket(struct ri_socket_key *key, struct decision *decision)

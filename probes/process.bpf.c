@@ -53,6 +53,8 @@ int ri_exec_done(struct bpf_raw_tracepoint_args *ctx)
 	record->inode = inode;
 	record->directory = directory;
 	record->device = device;
+	record->cause = RI_ALLOWED;
+	record->reserved = 0;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), (void *)place.name);
 	if (length > RI_ARGUMENTS)
 		length = RI_ARGUMENTS;

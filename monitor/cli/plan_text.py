@@ -94,7 +94,7 @@ def _network(table: Sequence[NetPrefix], rules: Sequence[Origin]) -> Iterator[st
             span = "*" if (ports.first, ports.last) == (0, LAST_PORT) else f"{ports.first}{last}"
             protocol = PROTOCOLS.get(ports.protocol, str(ports.protocol))
             origin = rules[ports.rule] if 0 <= ports.rule < len(rules) else None
-            verdict = "allow" if ports.allow else "deny"
+            verdict = ports.verdict.value
             yield _row(verdict, f"{_address(prefix.network)} {span}/{protocol}", origin)
 
 

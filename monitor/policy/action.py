@@ -55,6 +55,12 @@ class Verb(Enum):
     SESSION_LOST = "session.lost"  # records that were dropped under load
     GRANT_MAKE = "grant.make"
     GRANT_REVOKE = "grant.revoke"
+    ASK_RAISE = "ask.raise"  # an action is held until somebody answers
+    ASK_ANSWER = "ask.answer"
+    LABEL_EARN = "label.earn"
+    LABEL_REMOVE = "label.remove"
+    PROFILE_CHANGE = "profile.change"  # a running session goes on under another plan
+    SIGNAL = "signal"  # what another system says about an agent or a principal
     DAEMON_START = "daemon.start"
     DAEMON_GAP = "daemon.gap"  # the time in which no daemon was reading
 
@@ -67,6 +73,9 @@ class Mechanism(Enum):
     VIEW = "view"  # the session's private mount namespace
     CGROUP_BPF = "cgroup-bpf"
     PIDS = "pids"
+    GATE = "gate"  # the action waited for the daemon's answer
+    TICKET = "ticket"  # the program that started is not the one that was decided on
+    BUDGET = "budget"
     DAEMON = "daemon"
     HOST = "host"  # not ours: the host's own permissions refused it
     NONE = "none"

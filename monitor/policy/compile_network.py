@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from monitor.policy import origins
-from monitor.policy.action import IPAddress, Origin
+from monitor.policy.action import IPAddress, Origin, Verdict
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL, SOCK_DGRAM
 from monitor.policy.origins import Rules
 from monitor.policy.plan import NetPrefix, PortRange, SocketRule, UnixRule
@@ -225,7 +225,13 @@ def _deciding(here: Sequence[_Covering], protocol: int, rules: Rules) -> Iterato
         for each in speaking:
             if any(low <= first <= high for low, high in each.ports):
                 number = rules.number(each.origin)
-                yield PortRange(protocol, first, behind - 1, each.allow, number)
+                yield PortRange(
+                    protocol,
+                    first,
+                    behind - 1,
+                    Verdict.ALLOW if each.allow else Verdict.DENY,
+                    number,
+                )
                 break
 
 
@@ -234,8 +240,12 @@ def _merged(ranges: Iterable[PortRange]) -> list[PortRange]:
     found: list[PortRange] = []
     for each in ranges:
         last = found[-1] if found else None
-        if last and (last.last + 1, last.allow, last.rule) == (each.first, each.allow, each.rule):
-            found[-1] = PortRange(last.protocol, last.first, each.last, last.allow, last.rule)
+        if last and _follows(last, each):
+            found[-1] = replace(last, last=each.last)
         else:
             found.append(each)
     return found
+
+
+def _follows(last: PortRange, each: PortRange) -> bool:
+    return replace(last, first=each.first, last=each.last) == each and last.last + 1 == each.first

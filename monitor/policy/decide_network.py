@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from functools import cache
 
 from monitor.policy import verdicts
-from monitor.policy.action import Decision, IPAddress, Mechanism, NetAction, UnixAction, Verb
+from monitor.policy.action import (
+    Decision,
+    IPAddress,
+    Mechanism,
+    NetAction,
+    UnixAction,
+    Verb,
+    Verdict,
+)
 from monitor.policy.compile_network import is_reserved
 from monitor.policy.floor import AF_UNIX, BUILT_IN
 from monitor.policy.plan import NetPrefix, Plan, Policy, PortRange
@@ -29,7 +37,7 @@ def decide(plan: Plan, action: NetAction) -> Decision:
                 Mechanism.CGROUP_BPF, link, policy, _described(action), _remedy(action)
             )
         rule = policy.rules[found.rule]
-        if not found.allow:
+        if found.verdict is Verdict.DENY:
             remedy = "" if rule.source == BUILT_IN else verdicts.remove(rule)
             return verdicts.refused(
                 Mechanism.CGROUP_BPF, rule, _described(action), link=link, remedy=remedy

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 
-from monitor.policy.action import Origin
+from monitor.policy.action import Origin, Verdict
 
 # Where devpts is mounted: the terminals of everyone on the host, unless a view has its own.
 TERMINALS = "/dev/pts"
@@ -58,13 +58,18 @@ class MaskRule:
 
 @dataclass(frozen=True, slots=True)
 class PortRange:
-    """Ports `first`..`last`, both included, of one IP protocol; `rule` indexes Policy.rules."""
+    """Ports `first`..`last`, both included, of one IP protocol; `rule` indexes Policy.rules.
+
+    `verdict` is ALLOW, DENY or ASK. `label` indexes Policy.labels: what connects or sends there
+    takes that label on; -1: none.
+    """
 
     protocol: int
     first: int
     last: int
-    allow: bool
+    verdict: Verdict
     rule: int
+    label: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,69 @@ class UnixRule:
 
 
 @dataclass(frozen=True, slots=True)
+class FileAsk:
+    """Opening what `pattern` names (as MaskRule's) is held until a person answers."""
+
+    pattern: str
+    why: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class ExecRule:
+    """Program starts that are refused (DENY), asked about (ASK) or give a label (ALLOW).
+
+    `pattern` (as MaskRule's) names the file that execve(2) is given, links followed; for a script
+    that is the script. `arguments` are globs on the arguments behind the program's name, one each;
+    `...` stands for any number of them; None: whatever they are. `outside`: only where an argument
+    that is no option names a path that lies, links followed, outside of this folder. `content`: any
+    file with the same content as one that `pattern` names at launch is meant as well.
+    """
+
+    pattern: str
+    arguments: tuple[str, ...] | None
+    outside: str | None
+    content: bool
+    verdict: Verdict
+    why: str
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A mark that a session takes on by what it touches, and what it loses from then on.
+
+    `files` are patterns (as MaskRule's): opening one of them earns it. `exec`: starting one of
+    these does. Connections that do are marked in `Policy.connect` (PortRange.label). `policy`:
+    one more policy, which must allow as well from then on, where the label narrows the network; it
+    has no labels of its own. `rules`: further rules on program starts. `ask`: every connection and
+    every program start that is allowed is asked about.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    exec: tuple[ExecRule, ...]
+    policy: Policy | None
+    rules: tuple[ExecRule, ...]
+    ask: bool
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    """How much of something a session may do; None: not limited. `egress` in bytes, in all.
+
+    `destinations` are different addresses, in all; the others count within a minute.
+    """
+
+    connects: int | None = None
+    destinations: int | None = None
+    egress: int | None = None
+    execs: int | None = None
+    deletes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """One link's rules in the form the mechanisms take. Every policy of a plan must allow.
 
@@ -113,6 +181,10 @@ class Policy:
     unix: tuple[UnixRule, ...]
     sockets: tuple[SocketRule, ...]
     rules: tuple[Origin, ...]
+    asks: tuple[FileAsk, ...] = ()
+    exec: tuple[ExecRule, ...] = ()
+    labels: tuple[Label, ...] = ()
+    budgets: Budgets = Budgets()
 
 
 class SyscallVerdict(Enum):
@@ -160,10 +232,15 @@ class SyscallRule:
 
 @dataclass(frozen=True, slots=True)
 class SyscallPlan:
-    """The floor's filter: default allow below `first_unknown`, ENOSYS from there on."""
+    """The floor's filter: default allow below `first_unknown`, ENOSYS from there on.
+
+    `notified` are numbers of calls that wait for the gate's answer; a rule that refuses them
+    comes first.
+    """
 
     rules: tuple[SyscallRule, ...]
     first_unknown: int
+    notified: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +300,74 @@ class Limits:
     on_expiry: OnExpiry = OnExpiry.KILL
 
 
+class Reaction(Enum):
+    """What follows when something about a session changes, mildest first."""
+
+    NOTHING = "nothing"
+    ASK = "ask"  # what goes past it is asked about
+    DENY = "deny"
+    FREEZE = "freeze"
+    KILL = "kill"
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """How asks of this session are treated. `timeout` in seconds; then the answer is no.
+
+    `fallback` (ALLOW or DENY) is the answer where nobody can be asked. `per_minute`: more asks than
+    that are refused without asking.
+    """
+
+    timeout: int = 300
+    fallback: Verdict = Verdict.DENY
+    per_minute: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class TimeWindow:
+    """Days (0 is Monday) and minutes of the day in `zone` (IANA name); `until` is not in it.
+
+    `until` before `start` reaches into the next day.
+    """
+
+    days: tuple[int, ...]
+    start: int
+    until: int
+    zone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What must hold all the time. `windows`: for each link that has any, one of its windows.
+
+    `load`: the most that the host's load average over a minute may be, `memory`: the least bytes
+    that must be available on it. `otherwise` is what follows while one does not hold: DENY, FREEZE
+    or KILL.
+    """
+
+    windows: tuple[tuple[TimeWindow, ...], ...] = ()
+    load: float | None = None
+    memory: int | None = None
+    otherwise: Reaction = Reaction.DENY
+
+
+@dataclass(frozen=True, slots=True)
+class RiskStep:
+    """From a risk score of `least` (0 to 100) on, `then` follows."""
+
+    least: int
+    then: Reaction
+
+
+@dataclass(frozen=True, slots=True)
+class Reactions:
+    """What signals from outside do to this session. `risk` is sorted by `least`."""
+
+    revoked: Reaction = Reaction.KILL
+    assurance: Reaction = Reaction.FREEZE
+    risk: tuple[RiskStep, ...] = ()
+
+
 class RecordChoice(Enum):
     """Which allowed actions become records; a denial always is one."""
 
@@ -249,6 +394,10 @@ class Plan:
     observe: bool = False
     records: RecordChoice = RecordChoice.FIRST
     audit_required: bool = False
+    approval: Approval = Approval()
+    on_budget: Reaction = Reaction.DENY
+    conditions: Conditions = Conditions()
+    reactions: Reactions = Reactions()
     missing: tuple[str, ...] = field(default=())
 
 

@@ -83,17 +83,21 @@ def _tuple(arguments: tuple[Any, ...]) -> Decoder:
 
 
 def _dataclass(kind: Any) -> Decoder:
-    hints = typing.get_type_hints(kind)
-    decoders = {each.name: _decoder(hints[each.name]) for each in fields(kind)}
-
     def decode(value: Any) -> Any:
-        found = _expect(value, dict)
+        found, decoders = _expect(value, dict), _field_decoders(kind)
         if found.keys() != decoders.keys():
             names = ", ".join(sorted(found.keys() ^ decoders.keys()))
             raise ValueError(f"{kind.__name__}: missing or unknown: {names}")
         return kind(**{name: decoders[name](one) for name, one in found.items()})
 
     return decode
+
+
+@cache
+def _field_decoders(kind: Any) -> dict[str, Decoder]:
+    """Made when one is decoded: a policy holds labels, and a label a policy."""
+    hints = typing.get_type_hints(kind)
+    return {each.name: _decoder(hints[each.name]) for each in fields(kind)}
 
 
 def _flag(kind: type[Flag]) -> Decoder:

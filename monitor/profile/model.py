@@ -50,11 +50,20 @@ class PathRule(Model):
 Paths = tuple[PathRule, ...]
 
 
+class AskPathRule(Model):
+    """A path or glob whose opening a person is asked about, and why."""
+
+    path: Annotated[str, _says("Absolute, or beginning with {workspace} or {home}; globs.")]
+    why: Annotated[str, _says("What the person is told.")] = ""
+    position: Origin = None
+
+
 class FilesSection(Model):
     """Which files may be read, written, executed; `deny` and `read_only` take away inside those.
 
     Allow lists take exact paths and `DIR/**`. `deny` (no access at all) and `read_only` (no
-    writing) also take globs, for what exists at launch. `ask` is enforced by a later release.
+    writing) also take globs. `ask` takes globs too: opening one of those is held until a person
+    answers.
     """
 
     read: Annotated[Paths, _says("May be read, and folders listed: PATH or DIR/**.")] = ()
@@ -64,7 +73,9 @@ class FilesSection(Model):
     execute: Annotated[Paths, _says("May be run as a program: PATH or DIR/**. Not read.")] = ()
     deny: Annotated[Paths, _says("No access at all, for what exists at launch; globs.")] = ()
     read_only: Annotated[Paths, _says("No writing, for what exists at launch; globs.")] = ()
-    ask: Annotated[Paths, _says("Held until a person answers: a later release.")] = ()
+    ask: Annotated[
+        tuple[AskPathRule, ...], _says("Opening is held until a person answers; globs.")
+    ] = ()
 
 
 class NetworkRule(Model):
@@ -78,6 +89,14 @@ class NetworkRule(Model):
     position: Origin = None
 
 
+class AskNetworkRule(Model):
+    """A destination, as NetworkRule's, that a person is asked about, and why."""
+
+    to: Annotated[str, _says("ADDRESS[/PREFIX]:PORTS[/PROTOCOL]; `any` is every address.")]
+    why: Annotated[str, _says("What the person is told.")] = ""
+    position: Origin = None
+
+
 class UnixRule(Model):
     """An absolute path of a unix socket, or `@name` for an abstract one."""
 
@@ -86,7 +105,7 @@ class UnixRule(Model):
 
 
 class NetworkSection(Model):
-    """Where the agent may connect, send, bind and listen. `ask` is enforced by a later release."""
+    """Where the agent may connect, send, bind and listen; deny beats ask beats connect."""
 
     connect: Annotated[
         tuple[NetworkRule, ...], _says("May be connected to, and datagrams sent to.")
@@ -96,18 +115,28 @@ class NetworkSection(Model):
     ] = ()
     deny: Annotated[tuple[NetworkRule, ...], _says("Taken away from `connect` and `bind`.")] = ()
     ask: Annotated[
-        tuple[NetworkRule, ...], _says("Held until a person answers: a later release.")
+        tuple[AskNetworkRule, ...], _says("connect(2) to it is held until a person answers.")
     ] = ()
     unix: Annotated[tuple[UnixRule, ...], _says("Unix sockets that may be connected to.")] = ()
 
 
 class ExecRule(Model):
-    """A program by path; with `args`, only calls whose arguments match (a later release)."""
+    """A program by path; with `args` or `outside`, only calls whose arguments match.
+
+    `args` are globs, one for each argument behind the program's name; `...` stands for any number
+    of arguments. `outside`: only where an argument names a path outside this folder. `content`: any
+    other file with the same content as well.
+    """
 
     path: Annotated[str, _says("Absolute, or beginning with {workspace} or {home}; globs.")]
     args: Annotated[
-        tuple[str, ...] | None, _says("Patterns of its arguments: a later release.")
+        tuple[str, ...] | None, _says("Globs, one for each argument; ... is any number of them.")
     ] = None
+    outside: Annotated[
+        str | None, _says("Only where an argument names a path outside of this folder.")
+    ] = None
+    sha256: Annotated[bool, _says("Other files with the same content are meant as well.")] = False
+    why: Annotated[str, _says("What the person is told who is asked, or the agent.")] = ""
     position: Origin = None
 
 
@@ -115,9 +144,86 @@ class ExecSection(Model):
     """Programs taken away from what `files.execute` grants, whatever name they are started by."""
 
     deny: Annotated[tuple[ExecRule, ...], _says("May not be run, under any name.")] = ()
+    ask: Annotated[tuple[ExecRule, ...], _says("The start is held until a person answers.")] = ()
+
+
+class LabelNetwork(Model):
+    """What is left of the network: only these, of what the profile allows."""
+
+    only: Annotated[tuple[NetworkRule, ...], _says("Destinations that stay allowed.")] = ()
+
+
+class LabelThen(Model):
+    """What a label takes away from the moment on that a session has it."""
+
+    network: Annotated[LabelNetwork | None, _says("What is left of the network.")] = None
+    exec: Annotated[ExecSection | None, _says("Further rules on program starts.")] = None
     ask: Annotated[
-        tuple[ExecRule, ...], _says("Held until a person answers: a later release.")
-    ] = ()
+        Literal["everywhere"] | None,
+        _says("`everywhere`: each connection and program start is asked about."),
+    ] = None
+
+
+class LabelSection(Model):
+    """What earns a label, and what follows. It never comes off but by a person."""
+
+    files: Annotated[Paths, _says("Opening one of these earns it; globs.")] = ()
+    connect: Annotated[tuple[NetworkRule, ...], _says("Connecting or sending there earns it.")] = ()
+    exec: Annotated[tuple[ExecRule, ...], _says("Starting one of these earns it.")] = ()
+    then: Annotated[LabelThen, _says("What follows.")]
+
+
+class TimeWindow(Model):
+    """`days` (mon … sun) from `start` to `until` (HH:MM) in the time zone `zone`."""
+
+    days: Annotated[
+        tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...],
+        _says("mon, tue, …; left out: every day."),
+    ] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    start: Annotated[str, _says("HH:MM")] = "00:00"
+    until: Annotated[str, _says("HH:MM, not in it; before `start`: on the next day.")] = "24:00"
+    zone: Annotated[str, _says("Time zone: Europe/Berlin, UTC.")] = "UTC"
+    position: Origin = None
+
+
+class ConditionsSection(Model):
+    """What must hold while a session runs; looked at all the time.
+
+    `otherwise` is what follows while something does not hold.
+    """
+
+    time: Annotated[tuple[TimeWindow, ...], _says("When it may act: in one of these.")] = ()
+    purpose: Annotated[
+        Literal["required"] | None, _says("`required`: no session without --purpose.")
+    ] = None
+    load_below: Annotated[
+        Annotated[float, Field(gt=0)] | None, _says("The host's load over a minute.")
+    ] = None
+    memory_available: Annotated[str | None, _says("Available on the host: 512M.")] = None
+    otherwise: Annotated[
+        Literal["deny", "freeze", "kill"], _says("`deny` (default), `freeze` or `kill`.")
+    ] = "deny"
+
+
+class RiskRule(Model):
+    """From a risk score of `at` (0 to 100) on, `then` follows."""
+
+    at: Annotated[int, Field(ge=0, le=100), _says("Score from which on it counts.")]
+    then: Annotated[Literal["deny", "freeze", "kill"], _says("What follows.")]
+    position: Origin = None
+
+
+class SignalsSection(Model):
+    """What signals from outside (`rictl signal`) do to a session."""
+
+    session_revoked: Annotated[
+        Literal["deny", "freeze", "kill"], _says("A session or grant was revoked elsewhere.")
+    ] = "kill"
+    assurance_level_change: Annotated[
+        Literal["nothing", "deny", "freeze", "kill"],
+        _says("The principal's assurance level went down."),
+    ] = "freeze"
+    risk_score: Annotated[tuple[RiskRule, ...], _says("By the score that was given.")] = ()
 
 
 class SyscallsSection(Model):
@@ -142,8 +248,7 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 class LimitsSection(Model):
     """Limits of a session. Durations are `90s`, `30m`, `8h`, `7d`; sizes `512M`, `2G`.
 
-    `connects_per_minute`, `execs_per_minute`, `egress_bytes` and `deletes_per_minute` are enforced
-    by a later release.
+    `on_budget` is what follows when one of the counted ones is used up.
     """
 
     ttl: Annotated[str | None, _says("How long a session lasts: 90s, 30m, 8h, 7d.")] = None
@@ -160,10 +265,23 @@ class LimitsSection(Model):
         Literal["deny", "freeze", "kill"] | None,
         _says("What follows when its time is over: `kill` (default), `freeze` or `deny`."),
     ] = None
-    connects_per_minute: Annotated[Count | None, _says("A later release.")] = None
-    execs_per_minute: Annotated[Count | None, _says("A later release.")] = None
-    deletes_per_minute: Annotated[Count | None, _says("A later release.")] = None
-    egress_bytes: Annotated[str | None, _says("A later release.")] = None
+    connects_per_minute: Annotated[
+        Count | None, _says("Connections and unconnected datagrams within a minute.")
+    ] = None
+    destinations: Annotated[Count | None, _says("Different addresses, in all.")] = None
+    egress_bytes: Annotated[str | None, _says("Bytes sent, in all: 10M, 2G.")] = None
+    execs_per_minute: Annotated[Count | None, _says("Program starts within a minute.")] = None
+    deletes_per_minute: Annotated[Count | None, _says("Names removed within a minute.")] = None
+    on_budget: Annotated[
+        Literal["deny", "ask", "freeze"] | None,
+        _says("What follows when one of these is used up: `deny` (default), `ask`, `freeze`."),
+    ] = None
+    asks_per_minute: Annotated[
+        Count | None, _says("Asks within a minute; more are refused. Default 30.")
+    ] = None
+    ask_timeout: Annotated[
+        str | None, _says("How long an action is held for an answer. Default 5m.")
+    ] = None
 
 
 class EnvironmentSection(Model):
@@ -223,6 +341,15 @@ class Profile(Model):
     limits: LimitsSection | None = None
     environment: EnvironmentSection | None = None
     audit: AuditSection | None = None
+    labels: Annotated[
+        dict[str, LabelSection], _says("Labels by name, what earns them and what follows.")
+    ] = Field(default_factory=dict)
+    conditions: ConditionsSection | None = None
+    signals: SignalsSection | None = None
+    ask_fallback: Annotated[
+        Literal["deny", "allow"] | None,
+        _says("The answer where nobody can be asked: `deny` (default) or `allow`."),
+    ] = None
     run_as: Annotated[
         Literal["user", "root"], _says("`root`: a session that root starts stays root.")
     ] = "user"

@@ -85,6 +85,13 @@ class Session:
     ended: float | None = None
     why: str = ""
     denied: Denial | None = None
+    # The policy ids of all labels: those of each policy of the plan, in their order.
+    labels: tuple[int, ...] = ()
+    # Kernel ids of what the session above gives: its policies, and its labels'.
+    above: tuple[int, ...] = ()
+    above_labels: tuple[int, ...] = ()
+    parent: str | None = None  # the id of the session that this one was started in
+    depth: int = 0  # how many links may follow
 
     def to(self, state: State, *, hold: Hold | None = None, why: str = "") -> Session:
         """This session in another state; IllegalTransition where there is no such way."""

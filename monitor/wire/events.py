@@ -100,6 +100,10 @@ class DenyCause(Enum):
     EXPIRED = 3
     DENY_ALL = 4  # revoked, or the session row is missing
     ROUTED = 5  # a packet with a source route, which goes elsewhere than was decided
+    UNANSWERED = 6  # a rule asks, and nobody has approved it
+    OVER_BUDGET = 7  # `rule` is the number of the budget (layout.BudgetKind)
+    CONDITION = 8  # a condition of the session does not hold
+    NO_TICKET = 9  # a program that was not the one decided on; killed before it ran
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ types) is derived from these classes.
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_char, c_int32, c_uint8, c_uint16, c_uint32, c_uint64
+from ctypes import c_char, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64
 from enum import IntEnum, IntFlag
 from typing import Any
 
 MAX_POLICIES = 8
+MAX_LABELS = 8
 NAME_MAX = 256
 SHORT_DATA = 1024
 LONG_DATA = 8192
@@ -35,6 +36,7 @@ class Kind(IntEnum):
     NAME = 66
     UNIX = 67
     EXEC = 68
+    LABEL = 7
 
 
 class Flag(IntFlag):
@@ -66,15 +68,42 @@ class Cause(IntEnum):
     EXPIRED = 3
     DENY_ALL = 4
     ROUTED = 5
+    UNANSWERED = 6
+    OVER_BUDGET = 7
+    CONDITION = 8
+    NO_TICKET = 9
+
+
+class BudgetKind(IntEnum):
+    """enum ri_budget_kind"""
+
+    CONNECTS = 0
+    DESTINATIONS = 1
+    EGRESS = 2
+    EXECS = 3
+    DELETES = 4
 
 
 class SessionFlag(IntFlag):
-    """enum ri_session_flag. OBSERVE: record, let pass. REVOKED: deny all. EVERY: count nothing."""
+    """enum ri_session_flag. OBSERVE: record, let pass. REVOKED: deny all. EVERY: count nothing.
+
+    GATED: a program starts by a ticket only. PAUSED: deny all until a condition holds again.
+    """
 
     NONE = 0
     OBSERVE = 1
     REVOKED = 2
     EVERY = 4
+    GATED = 8
+    PAUSED = 16
+
+
+class PortVerdict(IntEnum):
+    """enum ri_verdict"""
+
+    DENY = 0
+    ALLOW = 1
+    ASK = 2
 
 
 class Table(IntEnum):
@@ -189,6 +218,8 @@ class ri_exec(ctypes.Structure):
         ("directory", c_uint64),
         ("device", c_uint32),
         ("length", c_uint32),
+        ("cause", c_uint32),
+        ("reserved", c_uint32),
         ("name", c_char * NAME_MAX),
         ("arguments", c_char * ARGUMENTS),
     ]
@@ -200,7 +231,14 @@ class ri_session(ctypes.Structure):
         ("flags", c_uint32),
         ("policy_count", c_uint32),
         ("policies", c_uint32 * MAX_POLICIES),
+        ("label_count", c_uint32),
+        ("labels", c_uint32 * MAX_LABELS),
+        ("reserved", c_uint32),
     ]
+
+
+class ri_earned(ctypes.Structure):
+    _fields_ = [("time", c_uint64)]
 
 
 class ri_prefix_key(ctypes.Structure):
@@ -223,7 +261,59 @@ class ri_port_key(ctypes.Structure):
 
 
 class ri_port_value(ctypes.Structure):
-    _fields_ = [("rule", c_int32), ("allow", c_uint32)]
+    _fields_ = [("rule", c_int32), ("verdict", c_uint32), ("label", c_uint32)]
+
+
+class ri_approval_key(ctypes.Structure):
+    _fields_ = [
+        ("cgroup", c_uint64),
+        ("policy", c_uint32),
+        ("protocol", c_uint16),
+        ("port", c_uint16),
+        ("address", c_uint8 * 16),
+    ]
+
+
+class ri_approval(ctypes.Structure):
+    _fields_ = [("expires", c_uint64), ("uses", c_int64)]
+
+
+class ri_ticket_key(ctypes.Structure):
+    _fields_ = [
+        ("inode", c_uint64),
+        ("arguments", c_uint64),
+        ("pid", c_uint32),
+        ("device", c_uint32),
+    ]
+
+
+class ri_ticket(ctypes.Structure):
+    _fields_ = [("expires", c_uint64)]
+
+
+class ri_budget(ctypes.Structure):
+    _fields_ = [
+        ("egress", c_uint64),
+        ("connects", c_uint32),
+        ("execs", c_uint32),
+        ("deletes", c_uint32),
+        ("destinations", c_uint32),
+    ]
+
+
+class ri_usage(ctypes.Structure):
+    _fields_ = [
+        ("egress", c_uint64),
+        ("minute", c_uint64),
+        ("connects", c_uint32),
+        ("execs", c_uint32),
+        ("deletes", c_uint32),
+        ("destinations", c_uint32),
+    ]
+
+
+class ri_destination_key(ctypes.Structure):
+    _fields_ = [("policy", c_uint32), ("address", c_uint8 * 16)]
 
 
 class ri_socket_key(ctypes.Structure):
@@ -258,6 +348,7 @@ _CODES: dict[Any, str] = {
     c_uint16: "H",
     c_int32: "i",
     c_uint32: "I",
+    c_int64: "q",
     c_uint64: "Q",
 }
 

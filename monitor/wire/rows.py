@@ -9,9 +9,10 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from monitor.policy.action import Verdict
 from monitor.policy.plan import NetPrefix, Policy, PortRange
 from monitor.wire import layout
-from monitor.wire.layout import SessionFlag, Table, struct_format
+from monitor.wire.layout import PortVerdict, SessionFlag, Table, struct_format
 
 _SESSION = struct.Struct(struct_format(layout.ri_session))
 _PREFIX = struct.Struct(struct_format(layout.ri_prefix_key))
@@ -46,29 +47,62 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """What the programs know of a session. `expires`: CLOCK_BOOTTIME ns, 0: never."""
+    """What the programs know of a session. `expires`: CLOCK_BOOTTIME ns, 0: never.
+
+    `labels` are policies too, which count from the moment that their label is earned.
+    """
 
     expires: int
     flags: SessionFlag
     policies: tuple[int, ...]
+    labels: tuple[int, ...] = ()
 
     def pack(self) -> bytes:
-        count = len(self.policies)
-        if not 1 <= count <= layout.MAX_POLICIES:
-            raise RowError(f"a chain has 1 to {layout.MAX_POLICIES} links, not {count}")
-        padding = (0,) * (layout.MAX_POLICIES - count)
-        return _SESSION.pack(self.expires, self.flags, count, *self.policies, *padding)
+        if not 1 <= len(self.policies) <= layout.MAX_POLICIES:
+            raise RowError(
+                f"a chain has 1 to {layout.MAX_POLICIES} links, not {len(self.policies)}"
+            )
+        if len(self.labels) > layout.MAX_LABELS:
+            raise RowError(
+                f"a session has up to {layout.MAX_LABELS} labels, not {len(self.labels)}"
+            )
+        return _SESSION.pack(
+            self.expires,
+            self.flags,
+            len(self.policies),
+            *_padded(self.policies, layout.MAX_POLICIES),
+            len(self.labels),
+            *_padded(self.labels, layout.MAX_LABELS),
+            0,
+        )
 
     @classmethod
     def unpack(cls, data: bytes) -> SessionRow:
-        expires, flags, count, *policies = _SESSION.unpack(data)
-        return cls(expires, SessionFlag(flags), tuple(policies[:count]))
+        expires, flags, count, *rest = _SESSION.unpack(data)
+        policies, labels = rest[: layout.MAX_POLICIES], rest[layout.MAX_POLICIES + 1 : -1]
+        return cls(
+            expires,
+            SessionFlag(flags),
+            tuple(policies[:count]),
+            tuple(labels[: rest[layout.MAX_POLICIES]]),
+        )
 
 
-def policy_rows(policy_id: int, policy: Policy) -> list[Row]:
-    """Every row of `policy` under the kernel's `policy_id`."""
+def _padded(numbers: tuple[int, ...], size: int) -> tuple[int, ...]:
+    return numbers + (0,) * (size - len(numbers))
+
+
+_VERDICTS = {
+    Verdict.DENY: PortVerdict.DENY,
+    Verdict.ALLOW: PortVerdict.ALLOW,
+    Verdict.ASK: PortVerdict.ASK,
+}
+
+
+def policy_rows(policy_id: int, policy: Policy, labels: tuple[int, ...] = ()) -> list[Row]:
+    """Every row of `policy` under the kernel's `policy_id`; `labels` as `policy.labels` go."""
     return [
-        *_network_rows(policy_id, policy),
+        *_network_rows(policy_id, policy, labels),
         *_socket_rows(policy_id, policy),
         *_unix_rows(policy_id, policy),
     ]
@@ -80,7 +114,7 @@ def row_policy(map_name: str, key: bytes) -> int:
     return int(_U32.unpack_from(key, offset)[0])
 
 
-def _network_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
+def _network_rows(policy_id: int, policy: Policy, labels: tuple[int, ...]) -> Iterator[Row]:
     sets: dict[tuple[PortRange, ...], int] = {}
     for table, prefixes in ((Table.CONNECT, policy.connect), (Table.BIND, policy.bind)):
         for prefix in prefixes:
@@ -88,7 +122,8 @@ def _network_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
             yield Row("prefixes", _prefix_key(policy_id, table, prefix), _U32.pack(number))
     for ports, number in sets.items():
         for entry in ports:
-            value = _PORT_VALUE.pack(entry.rule, entry.allow)
+            label = 0 if entry.label < 0 else labels[entry.label]
+            value = _PORT_VALUE.pack(entry.rule, _VERDICTS[entry.verdict], label)
             for port, bits in port_prefixes(entry.first, entry.last):
                 yield Row("ports", _port_key(policy_id, number, entry.protocol, port, bits), value)
 

@@ -7,11 +7,14 @@
 #define RI_MAPS_H
 
 #define RI_MAX_POLICIES 8	/* links of a chain; Landlock allows 16 layers, so this is the bound */
+#define RI_MAX_LABELS 8		/* labels of a session, those of all links together */
 
 enum ri_session_flag {
 	RI_OBSERVE = 1,		/* record what a rule would refuse, let it pass */
 	RI_REVOKED = 2,		/* deny everything */
 	RI_EVERY = 4,		/* no aggregation */
+	RI_GATED = 8,		/* a program starts by a ticket only */
+	RI_PAUSED = 16,		/* a condition does not hold: deny everything until it does */
 };
 
 struct ri_session {
@@ -19,6 +22,14 @@ struct ri_session {
 	__u32 flags;		/* enum ri_session_flag */
 	__u32 policy_count;
 	__u32 policies[RI_MAX_POLICIES];	/* every one must allow */
+	__u32 label_count;
+	__u32 labels[RI_MAX_LABELS];	/* policies, too, once the map `earned` holds them */
+	__u32 reserved;
+};
+
+/* Key: u32, the policy of a label. Present: the label was earned. */
+struct ri_earned {
+	__u64 time;		/* boottime ns */
 };
 
 enum ri_table {
@@ -43,9 +54,67 @@ struct ri_port_key {
 	__u16 port;		/* network order: LPM compares from the highest bit */
 };
 
+enum ri_verdict {
+	RI_DENY = 0,
+	RI_ALLOW = 1,
+	RI_ASK = 2,		/* allowed where the map `approvals` has a row, else refused */
+};
+
 struct ri_port_value {
 	__s32 rule;
-	__u32 allow;
+	__u32 verdict;		/* enum ri_verdict */
+	__u32 label;		/* policy of the label that is earned by it, 0: none */
+};
+
+/* A person's yes to one destination, of one session, as one link's rule asks for it. */
+struct ri_approval_key {
+	__u64 cgroup;
+	__u32 policy;
+	__u16 protocol;
+	__u16 port;		/* network order */
+	__u8 address[16];
+};
+
+struct ri_approval {
+	__u64 expires;		/* boottime ns; 0: with the session */
+	__s64 uses;		/* how many more times; below 0: any number */
+};
+
+/* One decided program start. Present: the process may become exactly this. */
+struct ri_ticket_key {
+	__u64 inode;		/* of the file that will run: for a script its interpreter */
+	__u64 arguments;	/* hash over all bytes of argv; 0: not looked at */
+	__u32 pid;		/* the process: task_struct.tgid */
+	__u32 device;		/* kernel dev_t: major << 20 | minor */
+};
+
+struct ri_ticket {
+	__u64 expires;		/* boottime ns */
+};
+
+/* Key: u32, policy. What a link's budgets are; 0: not limited. Written by the worker. */
+struct ri_budget {
+	__u64 egress;		/* bytes, in all */
+	__u32 connects;		/* within a minute */
+	__u32 execs;
+	__u32 deletes;
+	__u32 destinations;	/* different addresses, in all */
+};
+
+/* Key: u32, policy. What was used of them. Written by the programs. */
+struct ri_usage {
+	__u64 egress;
+	__u64 minute;		/* boottime ns when the minute began that the counts are of */
+	__u32 connects;
+	__u32 execs;
+	__u32 deletes;
+	__u32 destinations;
+};
+
+/* One address that a link's budget of destinations has counted. */
+struct ri_destination_key {
+	__u32 policy;
+	__u8 address[16];
 };
 
 #define RI_ANY_PROTOCOL 0xffff

@@ -24,6 +24,7 @@ enum ri_kind {
 	RI_NAME = 66,		/* ri_short: an open whose name is longer than ri_open holds */
 	RI_UNIX = 67,		/* ri_short: connect or send to a unix socket's name */
 	RI_EXEC = 68,		/* ri_exec */
+	RI_LABEL = 7,		/* ri_event.net: this action earned the label whose policy is `policy` */
 };
 
 enum ri_flag {
@@ -49,6 +50,18 @@ enum ri_cause {
 	RI_EXPIRED = 3,
 	RI_DENY_ALL = 4,	/* revoked, or no session row for this cgroup */
 	RI_ROUTED = 5,		/* a packet with a source route: it would go elsewhere than decided */
+	RI_UNANSWERED = 6,	/* a rule asks, and nobody has approved it */
+	RI_OVER_BUDGET = 7,	/* rule: which, enum ri_budget_kind */
+	RI_CONDITION = 8,	/* a condition of the session does not hold */
+	RI_NO_TICKET = 9,	/* RI_EXEC: not the program start that was decided; it was killed */
+};
+
+enum ri_budget_kind {
+	RI_BUDGET_CONNECTS = 0,
+	RI_BUDGET_DESTINATIONS = 1,
+	RI_BUDGET_EGRESS = 2,
+	RI_BUDGET_EXECS = 3,
+	RI_BUDGET_DELETES = 4,
 };
 
 /* Starts every record: who and when. */
@@ -154,6 +167,8 @@ struct ri_exec {
 	__u64 directory;	/* of the file that runs */
 	__u32 device;
 	__u32 length;		/* bytes used of arguments */
+	__u32 cause;		/* enum ri_cause: RI_ALLOWED, or why it was killed */
+	__u32 reserved;
 	char name[RI_NAME_MAX];
 	char arguments[RI_ARGUMENTS];
 };

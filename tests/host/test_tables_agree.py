@@ -69,7 +69,7 @@ SOCKETS = st.sampled_from(
 
 EDGES = st.lists(PORTS, min_size=4, max_size=8, unique=True)
 # More that allows than that denies, or several links together would refuse nearly everything.
-ALLOW = st.sampled_from([True, True, True, False])
+VERDICTS = st.sampled_from([*[Verdict.ALLOW] * 3, Verdict.DENY])
 
 
 @st.composite
@@ -91,7 +91,7 @@ def ranges(draw: st.DrawFn) -> tuple[PortRange, ...]:
         edges = sorted(draw(st.one_of(st.just([0, 65535]), EDGES)))
         for first, last in zip(edges[::2], edges[1::2], strict=False):
             rule = draw(st.integers(0, 63))
-            found.append(PortRange(protocol, first, last, draw(ALLOW), rule))
+            found.append(PortRange(protocol, first, last, draw(VERDICTS), rule))
     return tuple(found)
 
 

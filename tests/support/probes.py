@@ -24,7 +24,7 @@ from monitor.daemon.probes import pins
 from monitor.daemon.probes.ring import RingReader
 from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.cgroup import Cgroup, instance_root
-from monitor.policy.action import Origin
+from monitor.policy.action import Origin, Verdict
 from monitor.policy.plan import NetPrefix, Policy, PortRange, SocketRule, UnixRule
 from monitor.wire.events import AnyEvent
 from monitor.wire.layout import SessionFlag
@@ -48,7 +48,8 @@ libc = ctypes.CDLL(None, use_errno=True)
 def ports(first: int, last: int | None = None, *, protocol: int = TCP, allow: bool = True,
           rule: int = 0) -> PortRange:  # fmt: skip
     """A range of ports; one port where `last` is left out."""
-    return PortRange(protocol, first, first if last is None else last, allow, rule)
+    verdict = Verdict.ALLOW if allow else Verdict.DENY
+    return PortRange(protocol, first, first if last is None else last, verdict, rule)
 
 
 def policy(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from monitor.policy.action import Verdict
 from monitor.policy.compile import CompileError
 from monitor.policy.plan import (
     FileAccess,
@@ -237,7 +238,7 @@ def ports(table: str, network: str, **lists: list[str]) -> list[tuple[int, int, 
     found: tuple[PortRange, ...] = next(
         each.ports for each in getattr(policy, table) if each.network == network
     )
-    return [(each.protocol, each.first, each.last, each.allow) for each in found]
+    return [(each.protocol, each.first, each.last, each.verdict is Verdict.ALLOW) for each in found]
 
 
 def test_a_prefix_carries_the_rules_of_all_that_cover_it() -> None:

@@ -216,7 +216,7 @@ class KernelMaps:
             int.from_bytes(action.port.to_bytes(2, "big"), "little"),
         )
         value = self._longest("ports", bytes(port))
-        return value is not None and bool(layout.ri_port_value.from_buffer_copy(value).allow)
+        return value is not None and bool(layout.ri_port_value.from_buffer_copy(value).verdict)
 
     def _longest(self, name: str, key: bytes) -> bytes | None:
         """A lookup in an LPM trie: keys are a bit count and then bits, the highest first."""

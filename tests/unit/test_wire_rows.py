@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from monitor.policy.action import Verdict
 from monitor.policy.plan import NetPrefix, Policy, PortRange, SocketRule, UnixRule
 from monitor.wire import layout
 from monitor.wire.layout import SessionFlag
@@ -56,7 +57,9 @@ def test_what_is_no_range_of_ports(first: int, last: int) -> None:
 
 
 def test_a_prefix_and_its_ports() -> None:
-    made = policy(connect=(NetPrefix("::ffff:10.0.0.0/104", (PortRange(6, 443, 443, True, 3),)),))
+    made = policy(
+        connect=(NetPrefix("::ffff:10.0.0.0/104", (PortRange(6, 443, 443, Verdict.ALLOW, 3),)),)
+    )
     (prefix,) = rows(made, "prefixes")
     key = layout.ri_prefix_key.from_buffer_copy(prefix.key)
     assert (key.prefix_length, key.policy, key.table) == (64 + 104, 9, layout.Table.CONNECT)
@@ -67,11 +70,11 @@ def test_a_prefix_and_its_ports() -> None:
     assert port_key.port.to_bytes(2, "little") == (443).to_bytes(2, "big")
     assert port_key.set.to_bytes(4, "little") == prefix.value
     value = layout.ri_port_value.from_buffer_copy(port.value)
-    assert (value.rule, value.allow) == (3, 1)
+    assert (value.rule, value.verdict, value.label) == (3, 1, 0)
 
 
 def test_equal_sets_of_ports_are_written_once() -> None:
-    ports = (PortRange(6, 0, 65535, True, 0),)
+    ports = (PortRange(6, 0, 65535, Verdict.ALLOW, 0),)
     made = policy(connect=(NetPrefix("::/0", ports),), bind=(NetPrefix("::1/128", ports),))
     assert len(rows(made, "prefixes")) == 2
     assert len({row.value for row in rows(made, "prefixes")}) == 1
@@ -115,7 +118,7 @@ def test_unix_names_that_no_socket_can_have(name: str) -> None:
 @given(U32)
 def test_every_row_knows_its_policy(number: int) -> None:
     made = policy(
-        connect=(NetPrefix("::/0", (PortRange(6, 1, 9, True, 0),)),),
+        connect=(NetPrefix("::/0", (PortRange(6, 1, 9, Verdict.ALLOW, 0),)),),
         unix=(UnixRule("/x", 0),),
         sockets=(SocketRule(2, 1, 6),),
     )
