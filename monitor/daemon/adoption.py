@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monitor.daemon.context import Context
+from monitor.daemon.creation import install, session_flags
 from monitor.daemon.ending import EMPTY_SECONDS
 from monitor.daemon.kept import LIFELINE
-from monitor.daemon.sessions import session_flags
 from monitor.kernel import sockdiag
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.session.session import Denial, Hold, Session, State
@@ -88,7 +88,7 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
         session = context.registry.deny(session.id, Denial.REVOKED, why)
     # Rows of policies are written before the row of the session: with it, all are there.
     if row != SessionRow(session.expires_boottime, session_flags(session), session.policies):
-        context.sessions.install(session)
+        install(context, session)
     cgroup = Cgroup(Path(session.cgroup))
     if session.state is State.FROZEN:
         cgroup.freeze()

@@ -231,7 +231,7 @@ class Recording:
         if not self.problem:
             self.failing_since = time.time()
             print(f"ri-monitord: the audit log cannot be written: {problem}", file=sys.stderr)
-            self._later(self.context.sessions.hold_for_audit())
+            self._later(self.context.sessions.holds.hold_for_audit())
         self.problem = problem
 
     def _recovered(self) -> None:
@@ -240,7 +240,7 @@ class Recording:
         print("ri-monitord: the audit log is written again", file=sys.stderr)
         reason = "the audit log could not be written in between"
         self.daemon_record(None, Verb.DAEMON_GAP, "audit log", details, reason=reason)
-        self._later(self.context.sessions.release_from_audit())
+        self._later(self.context.sessions.holds.release_from_audit())
 
     def _later(self, action: Any) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(action)

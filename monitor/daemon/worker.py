@@ -185,7 +185,7 @@ class Worker:
             self.config.alive.touch(mode=0o600)
         except OSError as error:
             self._say(f"cannot touch {self.config.alive}: {error}")
-        context.sessions.expire()
+        context.sessions.holds.expire()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem
         self._say(

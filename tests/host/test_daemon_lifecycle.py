@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from monitor.daemon.creation import DEFAULT_PROCESSES
 from monitor.daemon.probes.tables import KernelTables
-from monitor.daemon.sessions import DEFAULT_PROCESSES
 from monitor.kernel.cgroup import legacy_mount, unified_mount
 from monitor.policy.plan import Policy
 from tests.support.daemon import Daemon, User, wait_until

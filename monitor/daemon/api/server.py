@@ -193,9 +193,9 @@ class Api:
         sessions = self.context.sessions
         match verb:
             case "freeze":
-                return await sessions.freeze(session, Hold.PERSON, why, by)
+                return await sessions.holds.freeze(session, Hold.PERSON, why, by)
             case "thaw":
-                return await sessions.thaw(session, Hold.PERSON, why, by)
+                return await sessions.holds.thaw(session, Hold.PERSON, why, by)
             case _:
                 return await sessions.kill(session, why, by)
 
