@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 DEFAULT_FILE = Path("/etc/ri/config.yaml")
 # The profiles that come with the software; those under /etc/ri are looked at first.
@@ -22,6 +24,9 @@ TRUST_DOMAIN_PATTERN = r"^[a-z0-9][a-z0-9.-]{0,254}$"
 HOST_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$"
 API_SOCKET = "ri.sock"
 LAUNCH_SOCKET = "launch.sock"
+APPROVER_SECONDS = 60.0
+MOST_APPROVERS = 16
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class ConfigError(ValueError):
@@ -44,6 +49,29 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
+class Approver:
+    """Who is asked for each ask: `run` is a program with its arguments, or `post` a webhook's URL.
+
+    `timeout` in seconds. `user`: whom the program runs as; "": the daemon's. `secret_file` holds
+    what the webhook's requests are signed with.
+    """
+
+    timeout: float
+    run: tuple[str, ...] = ()
+    user: str = ""
+    post: str = ""
+    secret_file: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """How records call it; of a URL, what cannot be a secret."""
+        if self.run:
+            return f"approver {self.run[0]}"
+        found = urlsplit(self.post)
+        return f"approver {found.scheme}://{found.netloc}"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """`socket` is the API's path; the launch socket stands beside it, as does the lock.
 
@@ -61,6 +89,7 @@ class Config:
     host_groups: tuple[str, ...] = ()
     keys: Path = Path("/etc/ri/keys")
     limits: Limits = field(default_factory=Limits)
+    approvers: tuple[Approver, ...] = ()
 
     @property
     def runtime(self) -> Path:
@@ -94,6 +123,7 @@ class Config:
             host_groups=tuple(data["host_groups"]),
             keys=Path(data["keys"]),
             limits=Limits(**data["limits"]),
+            approvers=tuple(map(_approver, data["approvers"])),
         )
 
 
@@ -110,6 +140,14 @@ def load(path: Path) -> Config:
         per_user: int = Field(default=Limits().per_user, ge=1, le=65536)
         launch_seconds: float = Field(default=Limits().launch_seconds, gt=0, le=300)
 
+    class ApproverFile(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        timeout: float = Field(default=APPROVER_SECONDS, gt=0, le=86400)
+        run: list[Annotated[str, Field(min_length=1)]] = []
+        user: str = ""
+        post: str = ""
+        secret_file: Path | None = None
+
     class ConfigFile(BaseModel):
         model_config = ConfigDict(extra="forbid")
         instance: str = Field(default=Config().instance, pattern=INSTANCE_PATTERN)
@@ -123,6 +161,7 @@ def load(path: Path) -> Config:
         host_groups: list[Annotated[str, Field(pattern=HOST_PATTERN)]] = []
         keys: Path = Config().keys
         limits: LimitsFile = LimitsFile()
+        approvers: list[ApproverFile] = Field(default=[], max_length=MOST_APPROVERS)
 
     try:
         document = YAML().load(path.read_text(encoding="utf-8"))
@@ -155,8 +194,14 @@ def load(path: Path) -> Config:
         host_groups=tuple(parsed.host_groups),
         keys=parsed.keys,
         limits=Limits(**parsed.limits.model_dump()),
+        approvers=tuple(_approver(each.model_dump()) for each in parsed.approvers),
     )
     check_paths(config)
+    for number, approver in enumerate(config.approvers):
+        problem = approver_problem(approver)
+        if problem:
+            line = _line(document, ("approvers", number))
+            raise ConfigError(f"{path}:{line}: approvers.{number}: {problem}")
     return config
 
 
@@ -165,6 +210,47 @@ def check_paths(config: Config) -> None:
     for path in (config.socket, config.state, config.delegations, config.keys, *config.profiles):
         if not path.is_absolute():
             raise ConfigError(f"{path} must be an absolute path")
+
+
+def _approver(data: dict[str, Any]) -> Approver:
+    secret = data["secret_file"]
+    return Approver(**data | {"run": tuple(data["run"]), "secret_file": secret and Path(secret)})
+
+
+def approver_problem(approver: Approver) -> str:
+    """Why an approver cannot be used; "" where it can."""
+    if bool(approver.run) == bool(approver.post):
+        return "either run or post is given"
+    if approver.run:
+        if not Path(approver.run[0]).is_absolute():
+            return f"{approver.run[0]} must be an absolute path"
+        if approver.secret_file is not None:
+            return "secret_file is for post only"
+        return _user_problem(approver.user)
+    if approver.user:
+        return "user is for run only"
+    if approver.secret_file is None or not approver.secret_file.is_absolute():
+        return "post needs secret_file, an absolute path"
+    try:
+        found = urlsplit(approver.post)
+        host, _port = found.hostname, found.port
+    except ValueError as error:
+        return f"{approver.post!r} is no URL: {error}"
+    if not host or found.username is not None:
+        return f"{approver.post!r} is no URL of a webhook"
+    # Its answer is believed: over plain HTTP anybody on the way could give it.
+    if found.scheme != "https" and (found.scheme, host in LOOPBACK) != ("http", True):
+        return "post is an https URL (http only on this host: 127.0.0.1, ::1, localhost)"
+    return ""
+
+
+def _user_problem(name: str) -> str:
+    try:
+        if name:
+            pwd.getpwnam(name)
+    except KeyError:
+        return f"no user {name!r} on this host"
+    return ""
 
 
 def _line(document: Any, location: tuple[Any, ...]) -> int:

@@ -14,7 +14,8 @@ from monitor.kernel.features import Features
 from monitor.policy.plan import HostFeatures
 from monitor.session.registry import Registry
 
-if TYPE_CHECKING:  # both are built on this module
+if TYPE_CHECKING:  # they are built on this module
+    from monitor.daemon.asks.asks import Asks
     from monitor.daemon.recording import Recording
     from monitor.daemon.sessions import Sessions
 
@@ -54,7 +55,7 @@ class LaunchRequest:
 
 @dataclass(slots=True)
 class Context:
-    """One worker. `sessions` and `recording` are set before anything is served."""
+    """One worker. `sessions`, `recording` and `asks` are set before anything is served."""
 
     config: Config
     features: Features
@@ -64,4 +65,5 @@ class Context:
     registry: Registry
     recording: Recording = field(init=False)
     sessions: Sessions = field(init=False)
+    asks: Asks = field(init=False)
     since: float = field(default_factory=time.time)

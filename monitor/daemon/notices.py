@@ -19,6 +19,8 @@ from monitor.policy.action import Verb
 INTERVAL_SECONDS = 1.0
 # (verb, object) pairs remembered for each session; further ones are counted only.
 REMEMBERED = 1024
+# What is said of asks comes in pairs, and faster where a program answers them.
+ASKS_AT_ONCE = 10
 LONGEST = 1000
 # glibc asks nscd before every look-up of a user or host, and goes on without it (nscd(8)): a line
 # about it at the start of nearly every session would say nothing.
@@ -34,6 +36,7 @@ class _Line:
     next: float = 0.0
     left_out: int = 0
     ending: bool = False
+    asks: float = 0.0  # when all that was said of asks is paid for, one each second
 
 
 class Notices:
@@ -59,6 +62,15 @@ class Notices:
         more = f" ({line.left_out} more were refused before)" if line.left_out else ""
         line.left_out = 0
         _send(line.connection, f"denied {verb.value} {object_}: {reason}{more}")
+
+    def asked(self, session: str, text: str) -> None:
+        """Say that an action is held, or what was answered; not where there is very much of it."""
+        line = self._lines.get(session)
+        now = time.monotonic()
+        if line is None or line.asks - now > ASKS_AT_ONCE * INTERVAL_SECONDS:
+            return
+        line.asks = max(line.asks, now) + INTERVAL_SECONDS
+        _send(line.connection, text)
 
     def ending(self, session: str, why: str) -> None:
         """Say why the session ends, while there is somebody to hear it."""

@@ -67,6 +67,7 @@ class Worker:
     def open(self) -> None:
         """Open everything that lies on disk and in the kernel. CannotStart."""
         from monitor.audit.store import Store, StoreError
+        from monitor.daemon.asks.asks import Asks
         from monitor.daemon.recording import Recording
         from monitor.daemon.sessions import Sessions
 
@@ -91,6 +92,10 @@ class Worker:
         self.context = Context(config, found, host, self.kept, tables, registry)
         self.context.sessions = Sessions(self.context)
         self.context.recording = Recording(self.context, store)
+        try:
+            self.context.asks = Asks(self.context)
+        except sqlite3.Error as error:
+            raise CannotStart(f"cannot use {config.state / REGISTRY}: {error}") from error
 
     async def run(self, kept: dict[str, int]) -> int:
         """Adopt, serve, and at the end stop; the exit status. `kept` is what the keeper holds."""
@@ -186,6 +191,7 @@ class Worker:
         except OSError as error:
             self._say(f"cannot touch {self.config.alive}: {error}")
         context.sessions.holds.expire()
+        context.asks.tick()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem
         self._say(
@@ -211,6 +217,8 @@ class Worker:
             await asyncio.wait_for(self.context.sessions.stop(), STOP_SECONDS)
         if not self.context.registry.live():
             self.config.alive.unlink(missing_ok=True)
+        self.context.asks.tick()
+        self.context.asks.close()
         await api.close()
         log.close()
         for task in self._tasks:
@@ -252,6 +260,7 @@ def _import() -> None:
     """Import what is needed to be ready; at a cold start while the loader works."""
     import monitor.audit.store
     import monitor.daemon.api.server
+    import monitor.daemon.asks.asks
     import monitor.daemon.launch.listener
     import monitor.daemon.recording
     import monitor.daemon.sessions  # noqa: F401

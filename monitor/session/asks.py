@@ -58,6 +58,7 @@ class How(Enum):
     FALLBACK = "fallback"  # nobody could be asked: the profile's `ask_fallback`
     LIMIT = "limit"  # too many asks
     OVER = "over"  # the session has ended, or its authority has
+    GONE = "gone"  # nothing waits for it any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,23 @@ class Answer:
         """One line for records and for the agent."""
         done = "approved" if self.allow else "denied"
         return f"{done} by {self.by}" + (f": {self.why}" if self.why else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """How far an answer reaches: `uses` actions, or all within `seconds`, or all of the session."""
+
+    uses: int | None = 1
+    seconds: int | None = None
+
+    def __str__(self) -> str:
+        if self.uses is not None:
+            return "once" if self.uses == 1 else f"{self.uses} times"
+        return "for the session" if self.seconds is None else f"for {self.seconds} s"
+
+
+ONCE = Scope()
+SESSION = Scope(uses=None)
 
 
 # Called once with the answer, maybe before `raise_` returns. It stands for the held action: the

@@ -20,12 +20,15 @@ ALLOWED: dict[str, set[str]] = {
     "profile": set(),
     "identity": set(),
     "kernel": set(),
+    "resolver": set(),
     "launch": set(),
     "policy": {"profile", "identity"},
     "wire": {"policy"},
     "session": {"identity", "policy"},
     "audit": {"session", "identity", "policy", "wire"},
-    "daemon": {"audit", "session", "identity", "policy", "profile", "wire", "kernel"},
+    "daemon": {
+        *("audit", "session", "identity", "policy", "profile", "wire", "kernel", "resolver"),
+    },
 }
 ALLOWED["cli"] = {*ALLOWED, "cli"}
 # The daemon speaks the launcher's protocol and shares its constants; nothing else of it.
@@ -35,12 +38,14 @@ EXCEPTIONS = {("daemon", "monitor.launch.protocol")}
 DAEMON_ROOMS: dict[str, set[str]] = {
     "probes": set(),
     "view": set(),
+    "resolver": set(),
     "launch": {"view"},
-    "api": {"probes"},
+    "asks": set(),
+    "api": {"probes", "asks"},
 }
-STANDALONE = {"probes", "view"}
+STANDALONE = {"probes", "view", "resolver"}
 # Kernel-facing and printing modules have no place in the pure rooms.
-PURE = ("profile", "identity", "policy", "wire")
+PURE = ("profile", "identity", "policy", "wire", "resolver")
 EFFECTS = {"subprocess", "socket", "signal", "threading", "asyncio", "ctypes", "sqlite3"}
 MIRROR = {"ctypes", "socket"}  # the wire mirrors C structs and knows the kernel's constants
 # What the launcher's budget of milliseconds has no room for.
