@@ -72,4 +72,7 @@ def _places(profiles: tuple[Profile, ...]) -> tuple[object, ...]:
 
 
 def _asked(context: Context) -> tuple[object, ...]:
-    return context.workspace, context.home, context.uid, context.ttl, context.observe
+    return (
+        *(context.workspace, context.home, context.uid),
+        *(context.ttl, context.observe, context.launcher),
+    )

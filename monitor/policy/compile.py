@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from monitor.policy import compile_files, compile_network, origins
+from monitor.policy import compile_files, compile_network, origins, sub_agents
 from monitor.policy.action import Origin
 from monitor.policy.compile_network import TCP, UDP
 from monitor.policy.environment import environment_plan
@@ -26,6 +26,7 @@ from monitor.policy.plan import (
     SyscallPlan,
     ViewPlan,
 )
+from monitor.policy.sub_agents import Launcher
 from monitor.policy.syscalls import NUMBERS
 from monitor.profile import durations
 from monitor.profile.model import AuditSection, LimitsSection, Profile, SyscallsSection
@@ -46,6 +47,7 @@ class Context:
     """What the profiles' variables and the request say. `ttl` is in seconds.
 
     `resolve` makes a path absolute and free of symbolic links, as far as those may be trusted.
+    `launcher`: the session may have sub-agents, and this is how it gets to them.
     """
 
     workspace: str
@@ -55,6 +57,7 @@ class Context:
     ttl: int | None
     observe: bool
     resolve: Callable[[str], str]
+    launcher: Launcher | None = None
 
 
 def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeatures) -> Plan:
@@ -68,6 +71,8 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
     _check_host(profiles, host, observe=context.observe)
     variables = Variables(context.workspace, context.home, context.session, context.uid)
     policies = [_policy(profile, variables, context, host) for profile in profiles]
+    if context.launcher is not None:
+        policies = [sub_agents.opened(policy, context.launcher) for policy in policies]
     masked = compile_files.masks_in_view(policies)
     terminals = compile_files.terminal_rules(policies)
     missing: tuple[str, ...] = ()
@@ -84,7 +89,7 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
         policies=tuple(policies),
         syscalls=_syscalls(profiles, policies, observe=context.observe),
         view=view,
-        environment=environment_plan(profiles, variables),
+        environment=sub_agents.told(environment_plan(profiles, variables), context.launcher),
         limits=_limits(profiles, context.ttl),
         workspace=context.workspace,
         home=context.home,

@@ -64,7 +64,14 @@ FIXED = [
     "policies",
     "launcher",
     "launcher_start",
+    "labels",
+    "above",
+    "above_labels",
+    "parent",
+    "depth",
 ]
+# Of these, numbers of the kernel's; a body of an earlier version lacks some.
+NUMBERS = ("policies", "labels", "above", "above_labels")
 
 
 # The changing columns in the order of `_changing`.
@@ -90,6 +97,7 @@ class Registry:
         self._unsaved: dict[str, Session] = {}
         self._live: dict[str, Session] = {}
         self._by_cgroup: dict[int, Session] = {}
+        self._whole: dict[str, Session] = {}
         for session in self._load("state <> ?", State.ENDED.value):
             self._remember(session)
 
@@ -208,6 +216,52 @@ class Registry:
     def by_cgroup(self, cgroup_id: int) -> Session | None:
         return self._by_cgroup.get(cgroup_id)
 
+    # -- sessions in sessions ------------------------------------------------------------------
+
+    def above(self, session: Session) -> tuple[Session, ...]:
+        """The sessions that this one runs in, outermost first."""
+        found: list[Session] = []
+        while session.parent is not None:
+            session = self._any(session.parent)
+            found.insert(0, session)
+        return tuple(found)
+
+    def beneath(self, identity: str) -> tuple[Session, ...]:
+        """The live sessions that run in this one, each before those that run in it."""
+        found = {identity: True}
+        # A session is older than those that run in it.
+        return tuple(
+            each
+            for each in self._live.values()
+            if each.parent in found and found.setdefault(each.id, True)
+        )
+
+    def whole(self, session: Session) -> Session:
+        """This session as the kernel judges it: the links of those above it before its own."""
+        if session.parent is None:
+            return session
+        known = self._whole.get(session.id)
+        if known is not None:
+            return known
+        try:
+            known = session.whole(self.whole(self._any(session.parent)).plan)
+        except UnknownSession:
+            return session  # of one that ended long ago: the one above is not kept any more
+        if session.live:
+            self._whole[session.id] = known
+        return known
+
+    def _any(self, identity: str) -> Session:
+        """A session by its whole id, ended or not."""
+        live = self._live.get(identity)
+        if live is not None:
+            return live
+        for session in self._load("id = ?", identity):
+            return session
+        raise UnknownSession(f"no session {identity}")
+
+    # ------------------------------------------------------------------------------------------
+
     def live(self) -> tuple[Session, ...]:
         """Sessions that have not ended, oldest first."""
         return tuple(self._live.values())
@@ -251,6 +305,7 @@ class Registry:
         self.ledger.prune(row[0] for row in self._database.execute("SELECT id FROM sessions"))
 
     def _remember(self, session: Session) -> None:
+        self._whole.clear()
         self._live[session.id] = session
         self._by_cgroup[session.cgroup_id] = session
 
@@ -285,7 +340,7 @@ def _session(row: tuple[Any, ...], plans: Callable[[str], Plan]) -> Session:
     identity, body, plan, state, hold, pid, ended, why, denied = row
     fixed = json.loads(body)
     fixed["chain"] = chains.from_json(fixed["chain"])
-    fixed["policies"] = tuple(fixed["policies"])
+    fixed |= {name: tuple(fixed.get(name, ())) for name in NUMBERS}
     return Session(
         id=identity,
         plan=plans(plan),

@@ -102,6 +102,28 @@ class Session:
         ended = time.time() if state is State.ENDED else None
         return replace(self, state=state, hold=hold, ended=ended, why=why or self.why)
 
+    def whole(self, above: Plan) -> Session:
+        """This session with all that holds for it: `above` is the whole plan of its parent."""
+        plan = replace(
+            self.plan,
+            policies=above.policies + self.plan.policies,
+            syscalls=replace(
+                self.plan.syscalls,
+                rules=tuple(dict.fromkeys(above.syscalls.rules + self.plan.syscalls.rules)),
+                notified=above.syscalls.notified,
+            ),
+            # It lives in the view of the outermost one.
+            view=above.view,
+        )
+        return replace(
+            self,
+            plan=plan,
+            policies=self.above + self.policies,
+            labels=self.above_labels + self.labels,
+            above=(),
+            above_labels=(),
+        )
+
     @property
     def live(self) -> bool:
         return self.state is not State.ENDED

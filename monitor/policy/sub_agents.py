@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans of sessions that others run in, and of those that run in one.
+
+A session that may have sub-agents reaches the launch socket and the launcher. One that runs in
+another shares its view: what it takes away inside granted trees has to be taken away there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from monitor.policy import origins
+from monitor.policy.compile_files import TAKEN, granting, needs_view, terminal_rules
+from monitor.policy.compile_network import SOCK_SEQPACKET
+from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL
+from monitor.policy.origins import CompileError
+from monitor.policy.patterns import is_within, pattern
+from monitor.policy.plan import (
+    TERMINALS,
+    EnvironmentPlan,
+    FileAccess,
+    FileRule,
+    MaskRule,
+    Plan,
+    Policy,
+    SocketRule,
+    SyscallRule,
+    SyscallVerdict,
+    UnixRule,
+)
+from monitor.policy.syscalls import NUMBERS
+
+VIEW = "view"
+# The kernel holds so many policies for a session; struct ri_session.
+MOST_POLICIES = 8
+SECTION = "sub-agents"
+SOCKET_VARIABLE = "RI_SOCKET"
+# What changes a file that may not be written: a view's read-only mounts refuse it, Landlock does
+# not (it refuses the later ones of their kind in the floor).
+_MODES = (
+    *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
+    *("utime", "utimes", "futimesat", "utimensat"),
+    *("setxattr", "lsetxattr", "fsetxattr", "removexattr", "lremovexattr", "fremovexattr"),
+)
+_MODES_WHY = (
+    "changes modes, owners or times, and this profile lets fewer files be written than the session"
+    " that it runs in"
+)
+# The kernel's own files there are root's: no mode of them can be changed.
+_KERNELS = ("/proc", "/sys", "/dev")
+_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a name in a rule
+
+
+@dataclass(frozen=True, slots=True)
+class Launcher:
+    """How a session's processes get to `ri-exec`.
+
+    `socket` is the launch socket and `api` the one that RI_SOCKET names. `programs` are files that
+    it needs to execute, `files` to read; `trees` are folders to read. All are free of links.
+    """
+
+    api: str
+    socket: str
+    programs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
+
+
+def opened(policy: Policy, launcher: Launcher) -> Policy:
+    """The policy of a link below which there may be others: it also grants the way to them."""
+    origin = origins.built_in(SECTION, launcher.socket)
+    read, execute = FileAccess.READ, FileAccess.READ | FileAccess.EXECUTE
+    files = [
+        FileRule(path, tree, access, origins.built_in(SECTION, path))
+        for paths, tree, access in (
+            (launcher.programs, False, execute),
+            (launcher.files, False, read),
+            (launcher.trees, True, read),
+        )
+        for path in paths
+        if not _granted(policy.files, path, access)
+    ]
+    socket = SocketRule(AF_UNIX, SOCK_SEQPACKET, ANY_PROTOCOL)
+    named = any(rule.path == launcher.socket for rule in policy.unix)
+    return replace(
+        policy,
+        files=tuple(sorted((*policy.files, *files), key=lambda rule: (rule.path, rule.tree))),
+        unix=policy.unix if named else _with(policy, launcher.socket),
+        sockets=policy.sockets if socket in policy.sockets else (*policy.sockets, socket),
+        rules=policy.rules if named else (*policy.rules, origin),
+    )
+
+
+def _with(policy: Policy, socket: str) -> tuple[UnixRule, ...]:
+    rule = UnixRule(socket, len(policy.rules))
+    return tuple(sorted((*policy.unix, rule), key=lambda each: each.path))
+
+
+def _granted(rules: Sequence[FileRule], path: str, access: FileAccess) -> bool:
+    held = FileAccess(0)
+    for rule in granting(rules, path):
+        held |= rule.access
+    return access in held
+
+
+def told(environment: EnvironmentPlan, launcher: Launcher | None) -> EnvironmentPlan:
+    """The environment of a session that may have sub-agents: it says where the daemon is."""
+    if launcher is None:
+        return environment
+    others = tuple(pair for pair in environment.set if pair[0] != SOCKET_VARIABLE)
+    return replace(environment, set=(*others, (SOCKET_VARIABLE, launcher.api)))
+
+
+def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
+    """What `plan` is for a session inside another, whose whole plan is `above`.
+
+    `viewless` names the profiles that agree to go without a view. CompileError: the session above
+    does not hold what this one needs.
+    """
+    # One that must allow already would add nothing.
+    own = tuple(each for each in plan.policies if each not in above.policies)
+    own = own or plan.policies[-1:]
+    count = len(above.policies) + len(own)
+    if count > MOST_POLICIES:
+        raise CompileError(
+            f"{count} profiles would have to allow each action, those of the sessions above among"
+            f" them; the kernel holds {MOST_POLICIES}"
+        )
+    if not set(plan.syscalls.notified) <= set(above.syscalls.notified):
+        raise CompileError(
+            "it asks about actions, or limits them, in a way that the session above was not"
+            " started for: only the outermost session can have its calls held"
+        )
+    missing = list(plan.missing)
+    for unheld in _unheld(plan.policies, above):
+        if unheld.profile not in viewless:
+            raise unheld.error
+        own = tuple(
+            replace(each, masks=tuple(mask for mask in each.masks if mask != unheld.mask))
+            for each in own
+        )
+        if VIEW not in missing:
+            missing.append(VIEW)
+    rules = plan.syscalls.rules
+    if not _writes_all(own, above.policies):
+        known = {rule.number for rule in rules if not rule.tests}
+        rules += tuple(
+            SyscallRule(name, NUMBERS[name], SyscallVerdict.EPERM, _MODES_WHY)
+            for name in _MODES
+            if NUMBERS[name] not in known
+        )
+    return replace(
+        plan,
+        policies=own,
+        syscalls=replace(plan.syscalls, rules=rules, notified=()),
+        view=None,
+        missing=tuple(missing),
+    )
+
+
+# -- what only a view holds ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Unheld:
+    profile: str
+    mask: MaskRule | None
+    error: CompileError
+
+
+def _unheld(policies: Sequence[Policy], above: Plan) -> Iterator[_Unheld]:
+    """What the policies take away, or grant within bounds, that the view above does not hold."""
+    everything = (*above.policies, *policies)
+    granted = [each.files for each in everything]
+    held = [mask for each in above.policies for mask in each.masks] if above.view else []
+    for policy in policies:
+        for mask in policy.masks:
+            if needs_view(mask, granted) and not any(_covers(each, mask) for each in held):
+                message = (
+                    "takes away inside what is granted, and a session inside another shares its"
+                    " view: the profile above has to take it away too, or this one to grant less"
+                )
+                yield _Unheld(policy.profile, mask, origins.error(mask.origin, message))
+    terminals = terminal_rules(everything)
+    if terminals and not (above.view and above.view.own_terminals):
+        policy, rule = policies[-1], terminals[-1]
+        message = f"names the user's other terminals under {TERMINALS} too"
+        yield _Unheld(policy.profile, None, origins.error(rule.origin, message))
+
+
+def _covers(held: MaskRule, wanted: MaskRule) -> bool:
+    """Whether the view takes away with `held` all that `wanted` means."""
+    if TAKEN[wanted.kind] & ~TAKEN[held.kind]:
+        return False
+    if held.pattern == wanted.pattern:
+        return True
+    found = pattern(wanted.pattern)
+    return bool(found.literal) and pattern(held.pattern).covers(found.start)
+
+
+def _writes_all(own: Sequence[Policy], above: Sequence[Policy]) -> bool:
+    """Whether the policies let all be written that those above do."""
+    return all(
+        all(_writable(each, rule) for each in own)
+        for policy in above
+        for rule in policy.files
+        if FileAccess.WRITE in rule.access
+        and not _kernels(rule)
+        and all(_writable(each, rule) for each in above)
+    )
+
+
+def _kernels(rule: FileRule) -> bool:
+    return not is_within(rule.path, _SHARED_MEMORY) and any(
+        is_within(rule.path, folder) for folder in _KERNELS
+    )
+
+
+def _writable(policy: Policy, wanted: FileRule) -> bool:
+    """Whether the policy lets all be written that `wanted` means."""
+    return any(
+        FileAccess.WRITE in rule.access and (rule.tree or not wanted.tree)
+        for rule in granting(policy.files, wanted.path)
+    )
