@@ -29,7 +29,8 @@ class Figures:
 
     `records`: actions by (verb, verdict). `sessions`: by state, for every state there is.
     `undecoded`: records of the rings that could not be decoded or composed. `head_problem`,
-    `audit_problem`: why the log's head, the log cannot be written ("": they can).
+    `audit_problem`: why the log's head, the log cannot be written ("": they can). `asks_held`: the
+    actions that wait for `asks_waiting` asks; `asks_answered`: actions by (how, verdict).
     """
 
     version: str
@@ -42,6 +43,9 @@ class Figures:
     last_record: int = 0
     audit_problem: str = ""
     head_problem: str = ""
+    asks_waiting: int = 0
+    asks_held: int = 0
+    asks_answered: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,17 @@ def families(figures: Figures) -> Iterator[Family]:
         "ri_records_undecoded_total", "counter", "Records of the kernel that were not understood.",
         figures.undecoded,
     )  # fmt: skip
+    yield one("ri_asks_waiting", "gauge", "Asks that wait for an answer.", figures.asks_waiting)
+    yield one("ri_asks_held", "gauge", "Actions that are held by asks.", figures.asks_held)
+    yield Family(
+        "ri_asks_answered_total",
+        "counter",
+        "Held actions that went on, by where the answer came from and what it was.",
+        tuple(
+            ({"how": how, "verdict": verdict}, count)
+            for (how, verdict), count in sorted(figures.asks_answered.items())
+        ),
+    )
     yield one("ri_audit_last_record", "gauge", "Id of the newest record.", figures.last_record)
     yield one("ri_audit_waiting", "gauge", "Records that wait to be written.", figures.waiting)
     yield one(

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from monitor import __version__
-from monitor.cli import console, doctor, explain, grants, log, profiles, revoke, sessions
+from monitor.cli import asks, console, doctor, explain, grants, log, profiles, revoke, sessions
 from monitor.cli.client import SOCKET_VARIABLE
 from monitor.cli.failure import REFUSED, USAGE, CommandError
 from monitor.cli.options import SocketOption
@@ -35,6 +35,8 @@ examples:
   rictl ps                          sessions
   rictl log --verdict deny          what was refused
   rictl explain 42                  why, and what would allow it
+  rictl asks                        what waits for an answer
+  rictl approve 3f9a1c2b            let it go on, once
   rictl kill 7f3a2b1c               end a session
   rictl revoke demo/coder           take back what an agent may do, wherever it runs
   rictl profile check coder.yaml    is this profile right?
@@ -50,7 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog=EPILOG,
 )
-for group in (sessions.app, revoke.app, explain.app, doctor.app, grants.app):
+for group in (sessions.app, asks.app, revoke.app, explain.app, doctor.app, grants.app):
     app.registered_commands += group.registered_commands
 app.add_typer(log.app, name="log")
 app.add_typer(profiles.app, name="profile")

@@ -218,8 +218,8 @@ class Worker:
         if not self.context.registry.live():
             self.config.alive.unlink(missing_ok=True)
         self.context.asks.tick()
-        self.context.asks.close()
         await api.close()
+        self.context.asks.close()
         log.close()
         for task in self._tasks:
             task.remove_done_callback(self._done)

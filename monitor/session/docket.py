@@ -128,7 +128,7 @@ class Docket:
         if len(reference) < SHORTEST_REFERENCE:
             return []
         rows = self._database.execute(
-            f"{_ASK} WHERE answered IS NOT NULL AND substr(id, 1, ?) = ? LIMIT 2",
+            f"{_ASK} WHERE answered IS NOT NULL AND substr(id, 1, ?) = ? LIMIT 100",
             (len(reference), _text(reference)),
         )
         return [

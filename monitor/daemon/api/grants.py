@@ -116,7 +116,7 @@ def fields(body: bytes, known: dict[str, type]) -> dict[str, Any]:
         if value is None:
             continue
         if type(value) is not known[name]:
-            kind = "text" if known[name] is str else "a whole number"
+            kind = {str: "text", int: "a whole number", bool: "true or false"}[known[name]]
             raise BadRequest(f"{name} is {kind}")
         longest = tokens.LARGEST + 1 if name == "grant" else LONGEST_TEXT
         if isinstance(value, str) and len(value) > longest:

@@ -26,5 +26,8 @@ def text(context: Context) -> str:
             last_record=recording.store.last(),
             audit_problem=recording.problem,
             head_problem=recording.store.head_problem,
+            asks_waiting=len(context.asks),
+            asks_held=context.asks.held,
+            asks_answered=context.asks.answered,
         )
     )

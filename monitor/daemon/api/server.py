@@ -30,10 +30,12 @@ from monitor.daemon import accounts
 from monitor.daemon.api import answers, metrics
 from monitor.daemon.api.access import Access, Forbidden
 from monitor.daemon.api.answers import BadRequest
+from monitor.daemon.api.asks import AskApi
 from monitor.daemon.api.doctor import diagnose
 from monitor.daemon.api.grants import GrantApi
 from monitor.daemon.api.log import Log
 from monitor.daemon.api.revocations import RevokeApi
+from monitor.daemon.asks.asks import AskOver, UnknownAsk
 from monitor.daemon.context import Context
 from monitor.daemon.ending import EndingFailed, Step
 from monitor.kernel import cgroup
@@ -71,6 +73,7 @@ class Api:
                 web.get("/v1/log/verify", self.verify),
                 web.get("/v1/doctor", self.doctor),
                 web.get("/v1/metrics", self.metrics),
+                *AskApi(context, self.access).routes(),
                 *GrantApi(context).routes(),
                 *RevokeApi(context, self.access).routes(),
             ]
@@ -107,7 +110,9 @@ class Api:
             return _error(403, str(error))
         except UnknownSession as error:
             return _error(404, str(error), "rictl ps --all lists the sessions that you may see")
-        except IllegalTransition as error:
+        except UnknownAsk as error:
+            return _error(404, str(error), "rictl asks lists what waits and you may answer")
+        except (IllegalTransition, AskOver) as error:
             return _error(409, str(error))
         except web.HTTPException as error:
             allow = error.headers.get("Allow")

@@ -11,7 +11,7 @@ import secrets
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from monitor.daemon.asks.telling import Telling
 from monitor.daemon.context import Context
 from monitor.policy.action import Verdict
 from monitor.session.asks import Answer, Answered, Ask, How, Scope, Wanted
-from monitor.session.docket import SHORTEST_REFERENCE, Docket, Place, Standing
+from monitor.session.docket import SHORTEST_REFERENCE, Closed, Docket, Place, Standing
 from monitor.session.registry import UnknownSession
 from monitor.session.session import Session
 
@@ -138,13 +138,35 @@ class Asks:
 
     # -- answers -------------------------------------------------------------------------------
 
-    def find(self, reference: str) -> Ask:
-        """The ask whose id begins with `reference`. UnknownAsk, AskOver."""
-        return self._find(reference).current
+    def find(self, reference: str, visible: Callable[[Ask], bool]) -> Ask | Closed:
+        """The ask whose id begins with `reference`, of those that are visible. UnknownAsk."""
+        if len(reference) >= SHORTEST_REFERENCE:
+            found: list[Ask | Closed] = [
+                open_.current
+                for identity, open_ in self._open.items()
+                if identity.startswith(reference) and visible(open_.ask)
+            ]
+            # An older one is meant only where nothing waits that could be.
+            found = found or [each for each in self.docket.closed(reference) if visible(each.ask)]
+            if len(found) == 1:
+                return found[0]
+            if found:
+                raise UnknownAsk(f"{len(found)} asks answer to {reference}: give more of the id")
+        raise UnknownAsk(f"no ask {reference[:40]!r}")
 
-    def answer(self, reference: str, reply: Reply, how: How, by: str) -> Settled:
-        """Answer an ask. UnknownAsk; AskOver where somebody was faster."""
-        open_ = self._find(reference)
+    def open(self, reference: str, visible: Callable[[Ask], bool]) -> Ask:
+        """`find` where only one that waits will do. AskOver."""
+        found = self.find(reference, visible)
+        if isinstance(found, Ask):
+            return found
+        ago = max(0, int(time.time() - found.answered))
+        raise AskOver(f"ask {found.ask.id} was {found.answer.reason} ({ago} s ago)")
+
+    def answer(self, identity: str, reply: Reply, how: How, by: str) -> Settled:
+        """Answer an ask that waits, by its whole id. UnknownAsk; AskOver."""
+        open_ = self._open.get(identity)
+        if open_ is None:
+            raise UnknownAsk(f"no ask {identity[:40]!r} waits")
         scope, now = reply.scope, outcomes.boottime()
         refused = outcomes.over(self._session(open_.ask), now)
         if refused is not None:
@@ -226,6 +248,9 @@ class Asks:
         """All asks that wait, oldest first."""
         return [open_.current for open_ in self._open.values()]
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     @property
     def held(self) -> int:
         """Actions that are held."""
@@ -241,18 +266,6 @@ class Asks:
             return self.context.registry.get(identity)
         except UnknownSession:
             return None
-
-    def _find(self, reference: str) -> _Open:
-        if len(reference) >= SHORTEST_REFERENCE:
-            found = [each for each in self._open if each.startswith(reference)]
-            if len(found) == 1:
-                return self._open[found[0]]
-            if found:
-                raise UnknownAsk(f"{len(found)} asks answer to {reference}: give more of the id")
-            for closed in self.docket.closed(reference):
-                ago = max(0, int(time.time() - closed.answered))
-                raise AskOver(f"ask {closed.ask.id} was {closed.answer.reason} ({ago} s ago)")
-        raise UnknownAsk(f"no ask {reference[:40]!r}")
 
     def _standing(self, none: Ask, session: Session | None, now: int) -> Answer | None:
         """What was answered before, where it holds for this action too."""

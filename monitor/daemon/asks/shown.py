@@ -44,15 +44,18 @@ def ask_json(ask: Ask, session: Session | None, now: int) -> dict[str, Any]:
 
 def closed_json(closed: Closed, session: Session | None) -> dict[str, Any]:
     """An ask that is over."""
-    answer = closed.answer
     return ask_json(closed.ask, session, closed.ask.deadline) | {
         "answered": closed.answered,
-        "answer": {
-            "allow": answer.allow,
-            "how": answer.how.value,
-            "by": answer.by,
-            "why": answer.why,
-        },
+        "answer": answer_json(closed.answer),
+    }
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    return {
+        "allow": answer.allow,
+        "how": answer.how.value,
+        "by": answer.by,
+        "why": answer.why,
     }
 
 
