@@ -41,6 +41,7 @@ DAEMON_ROOMS: dict[str, set[str]] = {
     "resolver": set(),
     "launch": {"view"},
     "asks": set(),
+    "gate": {"probes"},
     "api": {"probes", "asks"},
 }
 STANDALONE = {"probes", "view", "resolver"}
