@@ -174,6 +174,7 @@ class Worker:
         for cgroup in adoption.strangers(self.context):
             await adoption.remove_cgroup(cgroup)
         self.context.registry.prune()
+        self.context.asks.docket.prune()
         for session in adopted:
             counts = await log.counts(session.id, last)
             if self.context.registry.by_cgroup(session.cgroup_id) is not None:

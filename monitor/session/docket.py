@@ -20,6 +20,7 @@ from monitor.session.asks import Answer, Ask, How, Wanted
 
 # Of asks that are over, so many are kept to say what became of them.
 KEEP_ANSWERED = 10_000
+PRUNE_EVERY = 1_000
 SHORTEST_REFERENCE = 4
 
 SCHEMA = """
@@ -80,6 +81,7 @@ class Docket:
     def __init__(self, path: Path) -> None:
         """Open the registry's database at `path`; sqlite3.Error where it cannot be used."""
         self.problem = ""  # why the last change could not be written
+        self._settled = 0
         self._database = sqlite3.connect(path, isolation_level=None)
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
 
@@ -116,7 +118,11 @@ class Docket:
                 standing.expires,
             )
             changes.append(("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?, ?, ?, ?)", [row]))
-        return self._write(changes)
+        written = self._write(changes)
+        self._settled += len(rows)
+        if self._settled > PRUNE_EVERY:
+            self.prune()
+        return written
 
     def waiting(self) -> list[Ask]:
         """Asks that are not over, oldest first; nobody waits for them yet."""
@@ -164,10 +170,11 @@ class Docket:
 
     def prune(self) -> None:
         """Forget the oldest asks that are over."""
+        self._settled = 0
         self._write(
             [
                 (
-                    "DELETE FROM asks WHERE answered < (SELECT answered FROM asks"
+                    "DELETE FROM asks WHERE answered <= (SELECT answered FROM asks"
                     " WHERE answered IS NOT NULL ORDER BY answered DESC LIMIT 1 OFFSET ?)",
                     [(KEEP_ANSWERED,)],
                 )
