@@ -21,9 +21,9 @@ from monitor.identity.chain import Chain, Link, Principal
 from monitor.identity.delegations import Delegations, DelegationsError, NotAuthorized, Permission
 from monitor.identity.grant import Grant
 from monitor.identity.grant_error import ProfileChanged
-from monitor.kernel import cgroup
 from monitor.kernel.peer import Peer
 from monitor.policy.plan import HostFeatures, Plan
+from monitor.session.session import Session
 
 if TYPE_CHECKING:  # pydantic is not needed until the first session
     from monitor.profile.errors import ProfileError
@@ -36,7 +36,8 @@ MAX_PURPOSE = 1024
 class Admitted:
     """What a session will be. `user` is whom CMD runs as; `chain` names on whose behalf.
 
-    `grant`: what it is started under, where that is no right of the caller's own.
+    `grant`: what it is started under, where that is no right of the caller's own. `depth`: how many
+    sub-agents may follow one upon the other; `parent`: the session that it is started in.
     """
 
     agent: str
@@ -49,6 +50,8 @@ class Admitted:
     workspace: str
     purpose: str
     grant: Grant | None = None
+    depth: int = 0
+    parent: Session | None = None
 
 
 class Admission:
@@ -103,20 +106,23 @@ class Admission:
 
         `grant` holds here and now for the caller; None: the caller's own rights count.
         """
-        self._outside(caller)
         account = accounts.of(caller.uid)
         user = account if request.user is None else accounts.named(request.user)
         if len(request.purpose) > MAX_PURPOSE:
             raise Refused(f"the purpose is longer than {MAX_PURPOSE} characters")
         if grant is None:
             permission = self._authorize(caller, account, user, request)
-            ttl, until = _least(permission.ttl, request.ttl), math.inf
+            ttl, until = least(permission.ttl, request.ttl), math.inf
             name, profiles = self._profiles(permission, request)
+            depth = permission.depth
         else:
-            _within(grant, request)
+            self.within(grant, request)
             ttl, until = request.ttl, float(grant.expires)
-            name, profiles = self._granted(grant)
-        digest, plan = self._plan(profiles, request, session, user, ttl)
+            name, profiles = self.granted(grant)
+            depth = grant.depth if request.depth is None else min(grant.depth, request.depth)
+        # What an observed session does is refused by no rule; its sub-agents would be.
+        depth = 0 if request.observe else depth
+        digest, plan = self.compiled(profiles, request, session, user, ttl, depth=depth)
         if plan.run_as_root and caller.uid != 0:
             raise Refused(f"profile {name} runs as root: only root can start it")
         if user.pw_uid == 0 and not plan.run_as_root:
@@ -124,7 +130,7 @@ class Admission:
                 f"CMD would run as root, and profile {name} does not say `run_as: root`",
                 "name the user it is to run as: --user NAME",
             )
-        ttl = _least(plan.limits.ttl, ttl)
+        ttl = least(plan.limits.ttl, ttl)
         ends = min(until, math.inf if ttl is None else time.time() + ttl)
         expires = None if ends == math.inf else ends
         if grant is None:
@@ -143,6 +149,7 @@ class Admission:
             workspace=plan.workspace,
             purpose=request.purpose or last.purpose,
             grant=grant,
+            depth=depth,
         )
 
     def _chain(
@@ -161,15 +168,6 @@ class Admission:
         principal = Principal(account.pw_name, account.pw_uid)
         link = Link(principal.id, agent, profile, digest, request.purpose, expires)
         return Chain(principal, (link,))
-
-    def _outside(self, caller: Peer) -> None:
-        """A session must not get another one beside it, with rules that are not its own."""
-        try:
-            inside = cgroup.holds(self.config.instance, caller.pid)
-        except OSError as error:
-            raise Refused(f"process {caller.pid}, which asked, is gone") from error
-        if inside:
-            raise Refused("a process of a session cannot start another session")
 
     def _authorize(
         self,
@@ -192,6 +190,7 @@ class Admission:
             observe=request.observe,
             ttl=request.ttl,
             run_as=user.pw_name,
+            depth=request.depth,
         )
         try:
             return delegations.authorize(wanted)
@@ -217,7 +216,19 @@ class Admission:
         except ProfileError as error:
             raise Refused(*_profile_refused(error, request)) from error
 
-    def _granted(self, grant: Grant) -> tuple[str, tuple[Profile, ...]]:
+    def named(self, name: str) -> tuple[Profile, ...]:
+        """A profile of this host by its name, and all that it stands on. Refused."""
+        from monitor.profile import resolve
+        from monitor.profile.catalog import Catalog
+        from monitor.profile.errors import ProfileError
+
+        catalog = Catalog(self.config.profiles)
+        try:
+            return resolve.resolve(catalog.load(name), catalog.load)
+        except ProfileError as error:
+            raise Refused(*_profile_refused(error, None)) from error
+
+    def granted(self, grant: Grant) -> tuple[str, tuple[Profile, ...]]:
         """The name of the last profile along a grant, and all that must allow an action."""
         from monitor.profile import resolve
         from monitor.profile.catalog import Catalog
@@ -245,15 +256,26 @@ class Admission:
             )
         return grant.profiles[-1][0], tuple(found.values())
 
-    def _plan(
+    def within(self, grant: Grant, request: LaunchRequest) -> None:
+        """A grant says itself what runs under it. Refused."""
+        if request.observe:
+            raise Refused("a grant gives no session without enforcement (--observe)")
+        domain, _, name = grant.agent.removeprefix("spiffe://").partition("/agent/")
+        if request.agent not in {"", name}:
+            raise Refused(f"the grant is for the agent {name} of {domain}, not for {request.agent}")
+
+    def compiled(
         self,
         profiles: tuple[Profile, ...],
         request: LaunchRequest,
         session: str,
         user: pwd.struct_passwd,
         ttl: int | None,
+        *,
+        depth: int,
     ) -> tuple[str, Plan]:
-        """(digest of all profiles, plan)."""
+        """(digest of all profiles, plan). Refused."""
+        from monitor.daemon.nesting import launcher
         from monitor.policy.compile import CompileError, Context
         from monitor.profile import resolve
         from monitor.profile.errors import ProfileError
@@ -268,6 +290,7 @@ class Admission:
                 ttl=ttl,
                 observe=request.observe,
                 resolve=resolver,
+                launcher=launcher(self.config.socket, self.config.launch_socket) if depth else None,
             )
             digest = resolve.digest(profiles)
             return digest, self._plans.compile(profiles, digest, context)
@@ -275,15 +298,6 @@ class Admission:
             raise Refused(*_profile_refused(error, request)) from error
         except (CompileError, ValueError, OSError) as error:
             raise Refused(f"the profile cannot be held here: {_line(error)}") from error
-
-
-def _within(grant: Grant, request: LaunchRequest) -> None:
-    """A grant says itself what runs under it. Refused."""
-    if request.observe:
-        raise Refused("a grant gives no session without enforcement (--observe)")
-    domain, _, name = grant.agent.removeprefix("spiffe://").partition("/agent/")
-    if request.agent not in {"", name}:
-        raise Refused(f"the grant is for the agent {name} of {domain}, not for {request.agent}")
 
 
 def _profile_refused(error: ProfileError, request: LaunchRequest | None) -> tuple[str, str]:
@@ -298,7 +312,8 @@ def _line(error: BaseException) -> str:
     return "; ".join(str(error).splitlines())
 
 
-def _least(*values: int | None) -> int | None:
+def least(*values: int | None) -> int | None:
+    """The strictest of what is limited."""
     return min((value for value in values if value is not None), default=None)
 
 

@@ -11,7 +11,6 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,8 +42,11 @@ def adopt(context: Context, kept: dict[str, int]) -> Adopted:
     ending: list[tuple[Session, str]] = []
     orders = context.registry.revocations().values()
     revoking = {session for order in orders for session in order.sessions}
+    live = {session.id for session in context.registry.live()}
     for session in context.registry.live():
         doubt = _doubt(session, LIFELINE + session.id in kept)
+        if session.parent is not None and session.parent not in live:
+            doubt = "the session that it ran in is gone"
         if doubt:
             ending.append((session, doubt))
             continue
@@ -87,7 +89,8 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
         why = "found denied everything after a restart"
         session = context.registry.deny(session.id, Denial.REVOKED, why)
     # Rows of policies are written before the row of the session: with it, all are there.
-    if row != SessionRow(session.expires_boottime, session_flags(session), session.policies):
+    whole = context.registry.whole(session)
+    if row != SessionRow(session.expires_boottime, session_flags(session), whole.policies):
         install(context, session)
     cgroup = Cgroup(Path(session.cgroup))
     if session.state is State.FROZEN:
@@ -107,8 +110,14 @@ def remove_rows(context: Context) -> int:
 def strangers(context: Context) -> list[Cgroup]:
     """Cgroups under the instance that no live session has."""
     live = {session.cgroup for session in context.registry.live()}
-    folders: Iterable[Path] = instance_root(context.config.instance).iterdir()
-    return [Cgroup(path) for path in folders if path.is_dir() and str(path) not in live]
+    homes = [instance_root(context.config.instance), *map(Path, sorted(live))]
+    return [
+        each
+        for home in homes
+        if home.is_dir()
+        for each in Cgroup(home).others()
+        if str(each.path) not in live
+    ]
 
 
 async def remove_cgroup(cgroup: Cgroup) -> None:
@@ -116,12 +125,19 @@ async def remove_cgroup(cgroup: Cgroup) -> None:
 
     def remove() -> None:
         cgroup.freeze()
-        sockdiag.destroy_sockets(cgroup.id)
+        inside = _tree(cgroup)
+        sockdiag.destroy_sockets(*(each.id for each in inside))
         cgroup.kill()
         cgroup.wait("populated", False, EMPTY_SECONDS)
-        cgroup.remove()
+        for each in reversed(inside):
+            each.remove()
 
     try:
         await asyncio.to_thread(remove)
     except OSError as error:
         print(f"ri-monitord: cannot remove {cgroup.path}: {error}", file=sys.stderr)
+
+
+def _tree(cgroup: Cgroup) -> list[Cgroup]:
+    """A session's cgroup and those of all sessions in it, each before those that are in it."""
+    return [cgroup, *(each for other in cgroup.others() for each in _tree(other))]

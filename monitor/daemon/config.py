@@ -41,10 +41,13 @@ def _host_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`sessions` at a time on this host, `per_user` of one user; `launch_seconds` for a launch."""
+    """`sessions` at a time on this host, `per_user` of one user, `per_session` directly inside
+    one; `launch_seconds` for a launch.
+    """
 
     sessions: int = 256
     per_user: int = 64
+    per_session: int = 16
     launch_seconds: float = 10.0
 
 
@@ -138,6 +141,7 @@ def load(path: Path) -> Config:
         model_config = ConfigDict(extra="forbid")
         sessions: int = Field(default=Limits().sessions, ge=1, le=65536)
         per_user: int = Field(default=Limits().per_user, ge=1, le=65536)
+        per_session: int = Field(default=Limits().per_session, ge=1, le=65536)
         launch_seconds: float = Field(default=Limits().launch_seconds, gt=0, le=300)
 
     class ApproverFile(BaseModel):

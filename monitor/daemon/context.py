@@ -37,6 +37,7 @@ class LaunchRequest:
     caller, and `profile_source` its name for messages. `workspace` and `cwd` are absolute. `ttl`
     in seconds. `user`: the name CMD is to run as, None: the caller. `argv0` is for the record.
     `grant` is a grant's text; then no profile is named, and `agent` may be "": the grant's.
+    `depth`: how many sub-agents may follow one upon the other; None: as many as there may be.
     """
 
     agent: str
@@ -51,6 +52,7 @@ class LaunchRequest:
     user: str | None = None
     argv0: str = ""
     grant: str | None = None
+    depth: int | None = None
 
 
 @dataclass(slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monitor.daemon.admission import Admitted, start_time
-from monitor.kernel.cgroup import Cgroup, instance_root
+from monitor.kernel.cgroup import Cgroup, instance_root, limits_are_unified
 from monitor.kernel.peer import Peer
 from monitor.policy.plan import Plan, RecordChoice
 from monitor.session.session import Denial, Session
@@ -23,14 +24,15 @@ DEFAULT_PROCESSES = 4096
 
 def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitted) -> Session:
     """Make everything, or nothing: without a row the kernel refuses the cgroup everything."""
-    plan = admitted.plan
+    plan, parent = admitted.plan, admitted.parent
     numbers = context.registry.next_policy_ids(len(plan.policies))
     launcher_start = start_time(caller.pid)
-    cgroup = Cgroup(instance_root(context.config.instance) / identity)
-    cgroup.create()
+    root = instance_root(context.config.instance)
+    cgroup = Cgroup((Path(parent.cgroup) if parent else root) / identity)
+    cgroup.create(shared=admitted.depth > 0 and limits_are_unified())
     with contextlib.ExitStack() as undo:
         undo.callback(cgroup.remove)
-        cgroup.limit(processes(context, plan), plan.limits.memory)
+        cgroup.limit(processes(context, plan, parent), plan.limits.memory)
         session = Session(
             id=identity,
             agent=admitted.agent,
@@ -44,13 +46,17 @@ def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitt
             workspace=admitted.workspace,
             created=time.time(),
             expires=admitted.expires,
-            expires_boottime=_boottime(admitted.expires),
+            expires_boottime=_boottime(admitted.expires, parent),
             cgroup=str(cgroup.path),
             cgroup_id=cgroup.id,
             policies=numbers,
             plan=plan,
             launcher=caller.pid,
             launcher_start=launcher_start,
+            above=parent.policies if parent else (),
+            above_labels=parent.labels if parent else (),
+            parent=parent.id if parent else None,
+            depth=admitted.depth,
         )
         install(context, session)
         undo.callback(context.tables.remove, session.cgroup_id)
@@ -60,17 +66,21 @@ def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitt
     return session
 
 
-def processes(context: Context, plan: Plan) -> int | None:
-    """The limit in force; none where the profile sets none and the host cannot hold one."""
-    unasked = DEFAULT_PROCESSES if context.features.pids_limit else None
+def processes(context: Context, plan: Plan, parent: Session | None) -> int | None:
+    """The limit in force; none where the profile sets none and the host cannot hold one.
+
+    Inside another session, that one's holds anyway.
+    """
+    unasked = DEFAULT_PROCESSES if context.features.pids_limit and parent is None else None
     return plan.limits.processes or unasked
 
 
 def install(context: Context, session: Session) -> None:
     """Put the session's rows in the kernel's tables. OSError E2BIG, ENOSPC: they are full."""
+    whole = context.registry.whole(session)
     context.tables.install(
         session.cgroup_id,
-        list(zip(session.policies, session.plan.policies, strict=True)),
+        list(zip(whole.policies, whole.plan.policies, strict=True)),
         session.expires_boottime,
         session_flags(session),
     )
@@ -88,9 +98,11 @@ def session_flags(session: Session) -> SessionFlag:
     return flags
 
 
-def _boottime(expires: float | None) -> int:
-    """A Unix time as CLOCK_BOOTTIME nanoseconds; 0 for None."""
+def _boottime(expires: float | None, parent: Session | None) -> int:
+    """A Unix time as CLOCK_BOOTTIME nanoseconds, 0 for None; never behind that of `parent`."""
+    last = parent.expires_boottime if parent else 0
     if expires is None:
-        return 0
+        return last
     left = int((expires - time.time()) * 1e9)
-    return max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + left)
+    ends = max(1, time.clock_gettime_ns(time.CLOCK_BOOTTIME) + left)
+    return min(ends, last) if last else ends

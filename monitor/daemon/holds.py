@@ -66,6 +66,11 @@ class Holds:
         now = registry.get(session.id)
         if now.hold is not None and now.hold is not hold:
             raise IllegalTransition(f"session {session.id} {FROZEN_BY[now.hold]}")
+        for outer in registry.above(now):
+            if outer.state is State.FROZEN:
+                raise IllegalTransition(
+                    f"session {session.id} runs in session {outer.id}, which is frozen: thaw that"
+                )
         if _needs_audit(now) and self.context.recording.problem:
             registry.hold(session.id, Hold.AUDIT, "its records cannot be written")
             self.state_record(session, "frozen", "its records cannot be written", by, steps)

@@ -69,10 +69,13 @@ class Revocation:
     async def carry_out(self, order: Order, received: float) -> Revoked:
         """Do what `order` says; `received` is the moment that everything is counted from.
 
-        Sessions that end already are left to that.
+        Sessions that end already are left to that; those inside of what is taken back go with it.
         """
         registry = self.context.registry
-        live = [each for each in registry.live() if each.id in order.sessions]
+        inside = {each.id for named in order.sessions for each in registry.beneath(named)}
+        meant = {*order.sessions, *inside}
+        live = [each for each in registry.live() if each.id in meant]
+        order = replace(order, sessions=tuple(each.id for each in live))
         becoming = [_become(each, order) for each in live if each.state is not State.ENDING]
         number = registry.begin_revocation(order, becoming)
         return await self._go_on(order, becoming, number, received)

@@ -12,12 +12,13 @@ import contextlib
 import socket
 import sqlite3
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from monitor.daemon import creation, ending
-from monitor.daemon.admission import Admission
+from monitor.daemon.admission import Admission, Admitted
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.ending import EndingFailed, Step, Steps
 from monitor.daemon.grants import Grants
@@ -25,6 +26,8 @@ from monitor.daemon.holds import Holds
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.notices import Notices
 from monitor.daemon.revocation import Revocation
+from monitor.identity.grant import Grant
+from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer
 from monitor.policy.action import Verb
 from monitor.session.registry import UnknownSession
@@ -49,12 +52,20 @@ class Sessions:
 
     # -- the launch channel --------------------------------------------------------------------
 
-    async def create(self, caller: Peer, request: LaunchRequest) -> Session:
-        """A session in LAUNCHING: cgroup, limits, tables and registry in place. Refused."""
-        self._require_room(caller)
+    async def create(
+        self, caller: Peer, request: LaunchRequest, parent: Session | None = None
+    ) -> Session:
+        """A session in LAUNCHING: cgroup, limits, tables and registry in place. Refused.
+
+        `parent`: the session that the caller is a process of.
+        """
+        self._require_room(caller, parent)
         identity = new_id()
         grant = None if request.grant is None else self.grants.admit(caller, request)
-        admitted = self.admission.judge(caller, request, identity, grant)
+        if parent is None:
+            admitted = self.admission.judge(caller, request, identity, grant)
+        else:
+            admitted = self._judge_inside(caller, request, identity, grant, parent)
         try:
             if grant is not None:
                 # A launch that fails from here on has used it.
@@ -62,6 +73,20 @@ class Sessions:
             return creation.put_in_force(self.context, identity, caller, admitted)
         except (OSError, ValueError, sqlite3.Error) as error:
             raise Refused(f"the session cannot be put in force: {error}") from error
+
+    def _judge_inside(
+        self,
+        caller: Peer,
+        request: LaunchRequest,
+        identity: str,
+        grant: Grant | None,
+        parent: Session,
+    ) -> Admitted:
+        from monitor.daemon import nesting
+
+        registry = self.context.registry
+        whole, blocks = registry.whole(parent), registry.ledger.blocks(parent.id)
+        return nesting.judge(self.admission, caller, request, identity, whole, grant, blocks)
 
     def attach(self, session: Session, connection: socket.socket) -> None:
         """Leave a copy of the session's lifeline with the keeper; its notices go there too."""
@@ -76,7 +101,7 @@ class Sessions:
                 raise Refused("the session was ended during its launch")
         except UnknownSession as error:
             raise Refused("the session was ended during its launch") from error
-        plan = session.plan
+        plan, parent = session.plan, self._parent(session)
         details = {
             "profile": session.profile,
             "digest": session.digest,
@@ -88,10 +113,12 @@ class Sessions:
             "missing": list(plan.missing),
             "limits": asdict(plan.limits)
             | {
-                "processes": creation.processes(self.context, plan),
+                "processes": creation.processes(self.context, plan, parent),
                 "on_expiry": plan.limits.on_expiry.value,
             },
         }
+        details |= {"depth": session.depth} if session.depth else {}
+        details |= {"inside": session.parent} if session.parent else {}
         blocks = registry.ledger.blocks(session.id)
         if blocks:
             details["grant"] = blocks
@@ -156,11 +183,19 @@ class Sessions:
 
     # ------------------------------------------------------------------------------------------
 
-    def _require_room(self, caller: Peer) -> None:
+    def _parent(self, session: Session) -> Session | None:
+        return None if session.parent is None else self.context.registry.get(session.parent)
+
+    def _require_room(self, caller: Peer, parent: Session | None) -> None:
         limits = self.context.config.limits
         live = self.context.registry.live()
         if len(live) >= limits.sessions:
             raise Refused(f"{len(live)} sessions run already, which is this host's limit")
+        if parent is not None:
+            self._require_room_inside(live, parent)
+            return
+        # Those inside others have a limit of their own: they take no room from their user.
+        live = tuple(each for each in live if each.parent is None)
         # On their behalf, or as them under somebody's grant.
         own = sum(caller.uid in {each.chain.principal.uid, each.uid} for each in live)
         if own >= limits.per_user and caller.uid != 0:
@@ -168,6 +203,30 @@ class Sessions:
                 f"{own} of your sessions run already, which is the limit for one user",
                 "rictl ps shows them",
             )
+
+    def _require_room_inside(self, live: Sequence[Session], parent: Session) -> None:
+        limits = self.context.config.limits
+        inside = sum(each.parent == parent.id for each in live)
+        if inside >= limits.per_session:
+            raise Refused(f"{inside} sessions run in this one already, which is the limit")
+        own = sum(each.parent is not None and each.uid == parent.uid for each in live)
+        if own >= limits.per_user:
+            raise Refused(
+                f"{own} sessions run inside your others already, which is the limit for one user",
+            )
+
+    async def _end_inside(self, session: Session) -> None:
+        """Take down the sessions that run in this one; all of them lose their rights first."""
+        context = self.context
+        inside = context.registry.beneath(session.id)
+        if not inside:
+            return
+        for each in (session, *inside):
+            ending.refuse(each, context.tables)
+        with contextlib.suppress(FileNotFoundError):
+            Cgroup(Path(session.cgroup)).freeze()
+        why = f"session {session.id}, which it ran in, ended: {session.why}"
+        await asyncio.gather(*(self.end(each, why) for each in inside))
 
     async def _end(self, identity: str, why: str) -> list[Step]:
         context = self.context
@@ -183,6 +242,7 @@ class Sessions:
         try:
             if session.state is not State.ENDING:
                 session = context.registry.move(identity, State.ENDING, why=why)
+            await self._end_inside(session)
             await ending.end(session, context.tables, settle, steps)
         except (EndingFailed, OSError) as error:
             print(f"ri-monitord: cannot end session {identity}: {error}", file=sys.stderr)

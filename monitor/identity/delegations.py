@@ -44,7 +44,8 @@ class Request:
     `user`, `uid`, `groups` are the caller's, as the kernel and the user database give them.
     `profile` is a name (None: not said); `profile_file`: the caller brings the profile as a file.
     `agent` is a name without trust domain; `ttl` in seconds (None: not said); `run_as` is the name
-    of the user whom CMD is to run as.
+    of the user whom CMD is to run as; `depth` how many sub-agents may follow one upon the other
+    (None: not said).
     """
 
     user: str
@@ -56,14 +57,18 @@ class Request:
     observe: bool
     ttl: int | None
     run_as: str
+    depth: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
-    """What is granted: the profile's name, and the seconds a session may last (None: no bound)."""
+    """What is granted: the profile's name, the seconds a session may last (None: no bound), and
+    how many sub-agents may follow one upon the other.
+    """
 
     profile: str
     ttl: int | None
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,7 @@ class Entry:
     max_ttl: int | None
     run_as: tuple[str, ...]
     delegate: GrantRight | None = None
+    depth: int = 0
 
     def names(self, request: Request | GrantRequest) -> bool:
         kind, _, name = self.who.partition(":")
@@ -100,7 +106,7 @@ class Delegations:
     def authorize(self, request: Request) -> Permission:
         """What of the rights grants `request`; NotAuthorized says which right is missing."""
         if request.uid == 0:
-            return Permission(_named(request.profile), request.ttl)
+            return Permission(_named(request.profile), request.ttl, request.depth or 0)
         granted: list[Permission] = []
         refused: list[tuple[int, str]] = []
         for entry in self.entries:
@@ -111,8 +117,8 @@ class Delegations:
                 else:
                     refused.append(outcome)
         if granted:
-            # The entry that grants the longest; of equals the first.
-            return max(granted, key=lambda permission: permission.ttl or float("inf"))
+            # The entry that grants the longest; of equals the deepest, and the first of those.
+            return max(granted, key=lambda each: (each.ttl or float("inf"), each.depth))
         if not refused:
             raise NotAuthorized(f"user {request.user} has no right in {self.source}")
         # Of several entries, the one that came nearest to granting says what is missing.
@@ -178,11 +184,19 @@ def _judge(entry: Entry, request: Request) -> Permission | tuple[int, str]:
             entry.max_ttl is None or request.ttl is None or request.ttl <= entry.max_ttl,
             f"may not have a session of {request.ttl} s: max_ttl is {entry.max_ttl} s",
         ),
+        (
+            (request.depth or 0) <= entry.depth,
+            f"may not have sub-agents {request.depth} deep: depth is {entry.depth}",
+        ),
     )
     for passed, (holds, missing) in enumerate(checks):
         if not holds:
             return passed, missing
-    return Permission(profile or "", entry.max_ttl if request.ttl is None else request.ttl)
+    return Permission(
+        profile or "",
+        entry.max_ttl if request.ttl is None else request.ttl,
+        entry.depth if request.depth is None else request.depth,
+    )
 
 
 def load(path: Path) -> Delegations:
@@ -249,6 +263,7 @@ def parse(text: str, source: str) -> Delegations:
         max_ttl: Annotated[int, BeforeValidator(duration)] | None = None
         run_as: list[str] = []
         delegate: DelegateFile | None = None
+        depth: int = Field(default=0, ge=0, le=grant_rights.LARGEST_DEPTH, strict=True)
 
         @field_validator("run_as")
         @classmethod
@@ -293,6 +308,7 @@ def _entry(parsed: Any) -> Entry:
         max_ttl=parsed.max_ttl,
         run_as=tuple(parsed.run_as),
         delegate=None if parsed.delegate is None else GrantRight(**parsed.delegate.model_dump()),
+        depth=parsed.depth,
     )
 
 

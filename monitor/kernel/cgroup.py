@@ -13,6 +13,10 @@ import time
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
+CONTROLLERS = ("pids", "memory")
+# A session that others may run in keeps its own processes in a folder of this name, where limits
+# live in cgroup v2: a cgroup there holds processes, or limits those beneath it.
+OWN = "own"
 
 
 def _mounts() -> list[tuple[str, str, str]]:
@@ -33,6 +37,13 @@ def unified_mount() -> Path:
     raise FileNotFoundError("no cgroup2 file system is mounted: mount one at /sys/fs/cgroup")
 
 
+def limits_are_unified() -> bool:
+    """Whether limits live in cgroup v2, at least one of them."""
+    return bool(
+        set(CONTROLLERS) & set((unified_mount() / "cgroup.controllers").read_text().split())
+    )
+
+
 def legacy_mount(controller: str) -> Path | None:
     """Where `controller` is mounted as cgroup v1, or None."""
     for point, kind, options in _mounts():
@@ -47,19 +58,29 @@ def instance_root(instance: str) -> Path:
     root = mount / instance
     root.mkdir(exist_ok=True)
     for parent in (mount, root):
-        available = (parent / "cgroup.controllers").read_text().split()
-        for controller in ("pids", "memory"):
-            if controller in available:
-                (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+        _hand_down(parent)
     return root
+
+
+def _hand_down(parent: Path) -> None:
+    """Let the cgroups beneath `parent` have limits, as far as those live in cgroup v2."""
+    available = (parent / "cgroup.controllers").read_text().split()
+    for controller in CONTROLLERS:
+        if controller in available:
+            (parent / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def within(instance: str, pid: int) -> Path | None:
+    """The cgroup of process `pid`, where it is one beneath the instance's; OSError: it is gone."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        if line.startswith(f"0::/{instance}/"):
+            return unified_mount() / line.removeprefix("0::/")
+    return None
 
 
 def holds(instance: str, pid: int) -> bool:
     """Whether process `pid` is in a session of the instance; OSError where it is gone."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
-        if line.startswith("0::"):
-            return line.startswith(f"0::/{instance}/")
-    return False
+    return within(instance, pid) is not None
 
 
 def announce_move() -> None:
@@ -76,18 +97,35 @@ def announce_move() -> None:
 
 
 class Cgroup:
-    """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits."""
+    """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits.
+
+    What is done to it is done to the cgroups beneath it as well.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
-    def id(self) -> int:
-        """The id that BPF programs see: the inode number of the folder."""
-        return self.path.stat().st_ino
+    def home(self) -> Path:
+        """Where the session's own processes are."""
+        own = self.path / OWN
+        return own if own.is_dir() else self.path
 
-    def create(self) -> None:
+    @property
+    def id(self) -> int:
+        """The id that BPF programs see of its processes: the inode number of their folder."""
+        return self.home.stat().st_ino
+
+    def create(self, *, shared: bool = False) -> None:
+        """`shared`: others are to be made beneath it, with limits of their own."""
         self.path.mkdir(mode=0o755)
+        if shared:
+            (self.path / OWN).mkdir(mode=0o755)
+            _hand_down(self.path)
+
+    def others(self) -> list[Cgroup]:
+        """The cgroups of sessions directly beneath it."""
+        return [Cgroup(each) for each in self.path.iterdir() if each.is_dir() and each.name != OWN]
 
     def _limit_file(self, controller: str, unified: str, legacy: str) -> tuple[Path, Path | None]:
         """The limit's file, and the v1 folder that processes must join for it (None: v2)."""
@@ -120,11 +158,12 @@ class Cgroup:
 
     def enter(self, pid: int) -> None:
         """Move process `pid` in (with the limits' v1 twins, where there are any)."""
-        for folder in (*self._legacy_twins(), self.path):
+        for folder in (*self._legacy_twins(), self.home):
             (folder / "cgroup.procs").write_text(str(pid))
 
     def processes(self) -> list[int]:
-        return [int(line) for line in (self.path / "cgroup.procs").read_text().split()]
+        """Its own ones."""
+        return [int(line) for line in (self.home / "cgroup.procs").read_text().split()]
 
     def _event(self, name: str) -> bool:
         text = (self.path / "cgroup.events").read_text()
@@ -161,7 +200,7 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the cgroup and its twins; they must be empty."""
-        for folder in (*self._legacy_twins(), self.path):
+        for folder in (*self._legacy_twins(), self.path / OWN, self.path):
             try:
                 os.rmdir(folder)
             except FileNotFoundError:

@@ -15,6 +15,8 @@ from monitor.launch.protocol import Message, ProtocolError
 ANSWER_SECONDS = 60.0
 UCRED = 12  # bytes of struct ucred: pid, uid, gid
 DESCRIPTOR = 4  # bytes of a descriptor in SCM_RIGHTS
+# Stands for users that a user namespace does not know: /proc/sys/kernel/overflowuid.
+OVERFLOW = 65534
 
 
 class Channel:
@@ -41,7 +43,7 @@ class Channel:
                 f"cannot reach the daemon at {path}: {os.strerror(error.errno or 0)}",
                 "is ri-monitord running? RI_SOCKET names the socket of its API",
             ) from error
-        if int.from_bytes(credentials[4:8], "little") != 0:
+        if not _is_root(int.from_bytes(credentials[4:8], "little")):
             raise LaunchError(
                 f"who listens at {path} is not root, so it is not the daemon",
                 "RI_SOCKET names the socket of its API",
@@ -123,3 +125,18 @@ def _strange(what: object) -> LaunchError:
         f"the daemon does not speak this protocol: {what}",
         "ri-exec and ri-monitord must be of the same version",
     )
+
+
+def _is_root(uid: int) -> bool:
+    """Whether it is the host's root, as far as it can be told from here.
+
+    A session's user namespace knows its own user only; whoever else listens shows as this one. The
+    kernel lets a session connect to the daemon's own socket and to nobody else under its name.
+    """
+    if uid != OVERFLOW:
+        return uid == 0
+    try:
+        with open("/proc/self/uid_map", "rb") as file:
+            return not any(line.split()[0] == b"0" for line in file)
+    except OSError:  # a profile that leaves /proc out
+        return True

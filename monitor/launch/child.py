@@ -156,13 +156,14 @@ class Child:
 
     def drop(self) -> None:
         """Every capability, and root's identity where the launcher was started with it."""
-        privileged = os.geteuid() == 0 or self.session.one("view") == protocol.VIEW_USER
+        started_by_root = self.session.get("uid") is not None
+        privileged = started_by_root or self.session.one("view") == protocol.VIEW_USER
         if privileged:
             self.step = "drop the capability bounding set"
             kernel.drop_bounding_set()
             self.step = "lock the secure bits"
             kernel.lock_securebits()
-        if self.session.get("uid") is not None:
+        if started_by_root:
             uid, gid = self.session.number("uid"), self.session.number("gid")
             groups = [protocol.number(each, "group") for each in self.session.all("group")]
             self.step = f"become user {uid}"

@@ -6,7 +6,9 @@ of what a launch may cost. Structures are packed by hand for the same reason; al
 Every call raises OSError.
 """
 
+import errno
 import os
+import stat
 from _ctypes import CFuncPtr, _SimpleCData, addressof, dlopen, dlsym, get_errno
 
 # asm/unistd_64.h
@@ -132,7 +134,29 @@ def close_on_exec(first: int) -> None:
 def open_path(path: bytes) -> int:
     """An O_PATH descriptor; OSError ELOOP where any part of `path` is a symbolic link."""
     how = _u64(os.O_PATH | os.O_CLOEXEC) + _u64(0) + _u64(RESOLVE_NO_SYMLINKS)
-    return call(NR_OPENAT2, AT_FDCWD, path + b"\0", how, len(how))
+    try:
+        return call(NR_OPENAT2, AT_FDCWD, path + b"\0", how, len(how))
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        return _walk(path)
+
+
+def _walk(path: bytes) -> int:
+    """As above, name by name: openat2(2) is refused in a session inside a strict one."""
+    here = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    for name in path.split(b"/"):
+        if not name:
+            continue
+        try:
+            found = os.open(name, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=here)
+        finally:
+            os.close(here)
+        if stat.S_ISLNK(os.fstat(found).st_mode):
+            os.close(found)
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        here = found
+    return here
 
 
 def limit_files(count: int) -> None:

@@ -14,12 +14,17 @@ options:
   --grant FILE         what somebody delegated (rictl delegate): it names agent and profiles
   --agent NAME         name of the agent in records (default: the profile's name)
   --ttl DURATION       end the session after this time: 90s, 30m, 8h, 7d
+  --depth N            how many sub-agents may follow one upon the other (default: as many as
+                       your right or the grant allows)
   --purpose TEXT       what it is for, in one line, for the records
   --workspace DIR      what {workspace} stands for (default: the working directory)
   --user NAME          run CMD as this user (root only)
   --observe            refuse system calls only; record what else would have been denied
   --version            print the version
   -h, --help           print this
+
+Inside a session, the new one is a sub-agent's: it may do what both profiles allow, and ends with
+the one that it was started in.
 
 environment:
   RI_SOCKET            socket of the daemon (default: /run/ri/ri.sock)
@@ -38,7 +43,7 @@ examples:
   ri-exec --grant tester.grant -- make test
   sudo ri-exec --profile ci-agent --user builder -- make test
 """
-TAKES_VALUE = ("profile", "agent", "ttl", "purpose", "workspace", "user", "grant")
+TAKES_VALUE = ("profile", "agent", "ttl", "depth", "purpose", "workspace", "user", "grant")
 DEFAULT_SOCKET = "/run/ri/ri.sock"
 DEFAULT_AGENT = "agent"
 FILE_ENDINGS = (".yaml", ".yml")

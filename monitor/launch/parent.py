@@ -100,7 +100,7 @@ def request(options: Options) -> list[tuple[str, bytes]]:
         "cwd": folder,
         "argv0": options.command[0],
     }
-    for name in ("ttl", "purpose", "user"):
+    for name in ("ttl", "depth", "purpose", "user"):
         if name in values:
             wanted[name] = values[name]
     if options.observe:

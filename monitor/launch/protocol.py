@@ -51,6 +51,7 @@ NAMES: dict[str, frozenset[str]] = {
             "grant",  # the text of one, in place of a profile
             "agent",
             "ttl",
+            "depth",
             "purpose",
             "workspace",
             "cwd",

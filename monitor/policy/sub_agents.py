@@ -11,19 +11,26 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from monitor.policy import origins
-from monitor.policy.compile_files import TAKEN, granting, needs_view, terminal_rules
+from monitor.policy.action import Verdict
+from monitor.policy.compile_files import TAKEN, granting, terminal_rules
 from monitor.policy.compile_network import SOCK_SEQPACKET
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL
 from monitor.policy.origins import CompileError
 from monitor.policy.patterns import is_within, pattern
 from monitor.policy.plan import (
     TERMINALS,
+    Approval,
+    Conditions,
     EnvironmentPlan,
     FileAccess,
     FileRule,
     MaskRule,
     Plan,
     Policy,
+    Reaction,
+    Reactions,
+    RecordChoice,
+    RiskStep,
     SocketRule,
     SyscallRule,
     SyscallVerdict,
@@ -155,8 +162,62 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
         policies=own,
         syscalls=replace(plan.syscalls, rules=rules, notified=()),
         view=None,
+        records=RecordChoice.EVERY
+        if RecordChoice.EVERY in (plan.records, above.records)
+        else plan.records,
+        audit_required=plan.audit_required or above.audit_required,
+        approval=_approval(plan.approval, above.approval),
+        on_budget=_stricter(plan.on_budget, above.on_budget),
+        conditions=_conditions(plan.conditions, above.conditions),
+        reactions=_reactions(plan.reactions, above.reactions),
         missing=tuple(missing),
     )
+
+
+# -- what holds above holds beneath ----------------------------------------------------------------
+
+
+def _stricter(*reactions: Reaction) -> Reaction:
+    return max(reactions, key=list(Reaction).index)
+
+
+def _approval(one: Approval, other: Approval) -> Approval:
+    denies = Verdict.DENY in (one.fallback, other.fallback)
+    return Approval(
+        timeout=min(one.timeout, other.timeout),
+        fallback=Verdict.DENY if denies else one.fallback,
+        per_minute=min(one.per_minute, other.per_minute),
+    )
+
+
+def _conditions(one: Conditions, other: Conditions) -> Conditions:
+    loads = [each for each in (one.load, other.load) if each is not None]
+    memories = [each for each in (one.memory, other.memory) if each is not None]
+    return replace(
+        one,
+        windows=tuple(dict.fromkeys((*other.windows, *one.windows))),
+        load=min(loads, default=None),
+        memory=max(memories, default=None),
+        otherwise=_stricter(one.otherwise, other.otherwise),
+    )
+
+
+def _reactions(one: Reactions, other: Reactions) -> Reactions:
+    steps = sorted({step.least for step in (*one.risk, *other.risk)})
+    return Reactions(
+        revoked=_stricter(one.revoked, other.revoked),
+        assurance=_stricter(one.assurance, other.assurance),
+        risk=tuple(
+            RiskStep(least, _stricter(*(_at(each.risk, least) for each in (one, other))))
+            for least in steps
+        ),
+    )
+
+
+def _at(steps: Sequence[RiskStep], score: int) -> Reaction:
+    """What follows at this score."""
+    reached = [step.then for step in steps if step.least <= score]
+    return reached[-1] if reached else Reaction.NOTHING
 
 
 # -- what only a view holds ------------------------------------------------------------------------
@@ -176,7 +237,7 @@ def _unheld(policies: Sequence[Policy], above: Plan) -> Iterator[_Unheld]:
     held = [mask for each in above.policies for mask in each.masks] if above.view else []
     for policy in policies:
         for mask in policy.masks:
-            if needs_view(mask, granted) and not any(_covers(each, mask) for each in held):
+            if _takes(mask, granted) and not any(_covers(each, mask) for each in held):
                 message = (
                     "takes away inside what is granted, and a session inside another shares its"
                     " view: the profile above has to take it away too, or this one to grant less"
@@ -187,6 +248,27 @@ def _unheld(policies: Sequence[Policy], above: Plan) -> Iterator[_Unheld]:
         policy, rule = policies[-1], terminals[-1]
         message = f"names the user's other terminals under {TERMINALS} too"
         yield _Unheld(policy.profile, None, origins.error(rule.origin, message))
+
+
+def _takes(mask: MaskRule, granted: Sequence[Sequence[FileRule]]) -> bool:
+    """Whether the mask takes away what all grant; `needs_view` takes it for granted where a glob
+    begins above a granted folder.
+    """
+    found = pattern(mask.pattern)
+    return all(
+        any(
+            rule.access & TAKEN[mask.kind]
+            and (
+                found.covers(rule.path)
+                or (
+                    rule.tree
+                    and (is_within(found.start, rule.path) or found.reaches_into(rule.path))
+                )
+            )
+            for rule in rules
+        )
+        for rules in granted
+    )
 
 
 def _covers(held: MaskRule, wanted: MaskRule) -> bool:

@@ -23,7 +23,7 @@ from monitor.daemon.launch.channel import Closed, LaunchChannel, sealed
 from monitor.daemon.launch.readback import Status
 from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
-from monitor.kernel.peer import Peer
+from monitor.kernel.peer import Peer, gone
 from monitor.launch import protocol
 from monitor.launch.protocol import ProtocolError
 from monitor.session.session import Session
@@ -72,7 +72,7 @@ class Launch:
         self.request = launch_request.read(message)
         before = self._check_launcher()
         self.step = "make the session"
-        session = await self.context.sessions.create(self.peer, self.request)
+        session = await self.context.sessions.create(self.peer, self.request, self._parent())
         self.session = session
         if not self.known:
             self._in_thread(cgroup.announce_move)
@@ -114,6 +114,28 @@ class Launch:
         self._threads.append(task)
         return task
 
+    def _parent(self) -> Session | None:
+        """The session that the launcher is a process of; None: of no session. Refused."""
+        pid = self.peer.pid
+        try:
+            place = cgroup.within(self.context.config.instance, pid)
+            number = place.stat().st_ino if place else 0
+        except OSError as error:
+            raise Refused(f"process {pid}, which asked, is gone") from error
+        if gone(self.channel.connection):
+            # What was read may be of another process with its number.
+            raise Refused(f"process {pid}, which asked, is gone")
+        if place is None:
+            return None
+        parent = self.context.registry.by_cgroup(number)
+        if parent is None:
+            raise Refused("a process of a session that is not known cannot start another")
+        return parent
+
+    def _by_root(self, session: Session) -> bool:
+        """Whether the launcher has root's capabilities: inside a session nobody has."""
+        return self.peer.uid == 0 and session.parent is None
+
     def _send_session(self, session: Session, names: list[str]) -> None:
         plan, seconds = session.plan, self.context.config.limits.launch_seconds
         fields = [
@@ -124,7 +146,7 @@ class Launch:
         fields += self._environment(session, names)
         if plan.limits.files is not None:
             fields.append(("files", b"%d" % plan.limits.files))
-        if self.peer.uid == 0:
+        if self._by_root(session):
             fields += [("uid", b"%d" % session.uid), ("gid", b"%d" % session.gid)]
             fields += [("group", b"%d" % group) for group in self._groups(session)]
         try:
@@ -186,6 +208,9 @@ class Launch:
         """The process that is to become CMD must be the launcher's own child."""
         if pid == self.peer.pid or _status(pid).parent != self.peer.pid:
             raise ProtocolError(f"process {pid} is not a child of the launcher {self.peer.pid}")
+        instance = self.context.config.instance
+        if cgroup.within(instance, pid) != cgroup.within(instance, self.peer.pid):
+            raise ProtocolError(f"process {pid} is not where the launcher {self.peer.pid} is")
 
     async def _view(self, session: Session, pid: int) -> tuple[str | None, dict[str, Any] | None]:
         """(the child's mount namespace, facts on its view); None each where it gets none."""
@@ -211,19 +236,24 @@ class Launch:
 
     def _gid(self, session: Session) -> int:
         """The group CMD runs in: the caller's own, which newgrp(1) may have changed."""
-        return session.gid if self.peer.uid == 0 else self.peer.gid
+        return session.gid if self._by_root(session) else self.peer.gid
 
     def _expected(
         self, session: Session, before: Status, namespace: str | None
     ) -> readback.Expected:
-        from_root = self.peer.uid == 0
+        from_root = self._by_root(session)
+        bounded = from_root or self._view_kind(session) == protocol.VIEW_USER
+        if session.parent is not None:
+            # It shares what the session above has.
+            namespace = readback.namespace(self.peer.pid)
+            bounded = before.capabilities["CapBnd"] == 0
         return readback.Expected(
             launcher=self.peer.pid,
             uid=session.uid,
             gid=self._gid(session),
             groups=tuple(self._groups(session)) if from_root else None,
             filters=before.filters,
-            bounded=from_root or self._view_kind(session) == protocol.VIEW_USER,
+            bounded=bounded,
             namespace=namespace,
             cgroup=Path(session.cgroup),
         )

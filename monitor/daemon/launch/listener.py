@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import socket
 import traceback
 from collections import Counter
@@ -21,8 +22,9 @@ from monitor.daemon.ending import EndingFailed
 from monitor.daemon.launch.channel import Closed, LaunchChannel, readable
 from monitor.daemon.launch.conversation import Launch
 from monitor.daemon.launch.readback import NotWorn
+from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
-from monitor.kernel.peer import peer_of
+from monitor.kernel.peer import Peer, peer_of
 from monitor.launch.protocol import ProtocolError
 from monitor.policy.action import Verb, Verdict
 from monitor.session.session import Session
@@ -33,6 +35,7 @@ PAUSE_SECONDS = 0.1
 FAREWELL_SECONDS = 0.5
 # A refusal is recorded once in this time for each user, with the number of those before it.
 RECORD_SECONDS = 1.0
+MOST_REFUSED = 4096
 
 
 class Launching:
@@ -41,10 +44,11 @@ class Launching:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.faults = 0  # launches that ended in an error of our own
-        self._waiting: Counter[int] = Counter()  # uid -> launches under way
+        # Launches under way, by the uid or the cgroup that they come from.
+        self._waiting: Counter[int | str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._known: set[int] = set()  # uids that have been given a session
-        self._refusals: dict[int, tuple[float, int]] = {}
+        self._refusals: dict[int | str, tuple[float, int]] = {}
 
     async def serve(self, listener: socket.socket) -> None:
         """Take connections until cancelled; each is served on its own."""
@@ -85,20 +89,32 @@ class Launching:
             except OSError:
                 return  # it is gone already
             # One user's idle connections must not keep the others out.
-            if self._waiting[peer.uid] >= self.context.config.limits.per_user and peer.uid != 0:
+            whose, most = self._whose(peer)
+            if self._waiting[whose] >= most:
                 channel.refuse("too many of your launches are under way", "try again in a moment")
                 return
-            self._waiting[peer.uid] += 1
+            self._waiting[whose] += 1
             launch = Launch(self.context, channel, peer, peer.uid in self._known)
             try:
                 session = await self._launch(launch)
             finally:
-                self._waiting[peer.uid] -= 1
-                if not self._waiting[peer.uid]:
-                    del self._waiting[peer.uid]
+                self._waiting[whose] -= 1
+                if not self._waiting[whose]:
+                    del self._waiting[whose]
             if session is not None:
                 self._known.add(peer.uid)
                 await self._watch(session, channel)
+
+    def _whose(self, peer: Peer) -> tuple[int | str, float]:
+        """Whose launch it is, a user's or a session's, and how many may be under way of those."""
+        limits = self.context.config.limits
+        try:
+            place = cgroup.within(self.context.config.instance, peer.pid)
+        except OSError:
+            place = None
+        if place is not None:
+            return str(place), limits.per_session
+        return peer.uid, math.inf if peer.uid == 0 else limits.per_user
 
     async def _launch(self, launch: Launch) -> Session | None:
         """The running session; None: there is none, and nothing of it is left."""
@@ -159,11 +175,14 @@ class Launching:
     def _record(self, launch: Launch, reason: str) -> None:
         """A refusal in the audit log; who asks all the time does not fill the disk with it."""
         now = asyncio.get_running_loop().time()
-        last, left_out = self._refusals.get(launch.peer.uid, (-RECORD_SECONDS, 0))
+        whose, _most = self._whose(launch.peer)
+        last, left_out = self._refusals.get(whose, (-RECORD_SECONDS, 0))
         if now - last < RECORD_SECONDS:
-            self._refusals[launch.peer.uid] = (last, left_out + 1)
+            self._refusals[whose] = (last, left_out + 1)
             return
-        self._refusals[launch.peer.uid] = (now, 0)
+        if len(self._refusals) >= MOST_REFUSED:
+            del self._refusals[next(iter(self._refusals))]
+        self._refusals[whose] = (now, 0)
         details = launch.asked() | {"refused_before": left_out}
         self.context.recording.daemon_record(
             launch.session,

@@ -10,6 +10,7 @@ from monitor.launch.protocol import Message, ProtocolError
 from monitor.profile import durations
 
 TRUE = b"1"
+MOST_DIGITS = 4
 
 
 def read(message: Message) -> LaunchRequest:
@@ -43,6 +44,7 @@ def read(message: Message) -> LaunchRequest:
         user=None if user is None else _text(user, "the user's name"),
         argv0=(message.get("argv0") or b"").decode("utf-8", "backslashreplace"),
         grant=None if grant is None else _text(grant, "the grant"),
+        depth=_depth(message.get("depth")),
     )
 
 
@@ -72,3 +74,11 @@ def _ttl(value: bytes | None) -> int | None:
         return durations.seconds(_text(value, "the ttl"))
     except ValueError as error:
         raise Refused(f"--ttl: {error}") from error
+
+
+def _depth(value: bytes | None) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > MOST_DIGITS:
+        raise Refused("--depth: a number from 0 on")
+    return int(value)
