@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -45,8 +45,9 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS revocations (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS changes (session TEXT PRIMARY KEY, plan TEXT NOT NULL) WITHOUT ROWID;
 """
-# Written once; the other fields have columns of their own.
+# Of these, a change of plan or a lease writes some anew; the others have columns of their own.
 FIXED = [
     "agent",
     "user",
@@ -116,16 +117,12 @@ class Registry:
         return tuple(range(last - count + 1, last + 1))
 
     def add(self, session: Session) -> None:
-        plan = plan_json.to_json(session.plan)
-        digest = hashlib.blake2b(plan.encode(), digest_size=16).hexdigest()
-        body = {name: getattr(session, name) for name in FIXED}
-        body["chain"] = chains.to_json(session.chain)
         with self._database:
             self._database.execute("BEGIN")
-            self._database.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (digest, plan))
+            digest = self._write_plan(session.plan)
             self._database.execute(
                 "INSERT INTO sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (session.id, json.dumps(body), digest, *_changing(session)),
+                (session.id, _body(session), digest, *_changing(session)),
             )
         self._remember(session)
 
@@ -201,6 +198,56 @@ class Registry:
         """Orders that were begun and not carried out, by number."""
         rows = self._database.execute("SELECT id, body FROM revocations ORDER BY id")
         return {number: Order.from_json(body) for number, body in rows}
+
+    # -- another plan --------------------------------------------------------------------------
+
+    def switch(self, sessions: Sequence[Session], before: Mapping[str, Plan]) -> None:
+        """Take over everything of `sessions`, their plans too, all or none; they are committed.
+
+        `before`: the whole plans that they go over from, kept until `end_change`; of several, the
+        first. sqlite3.Error: nothing has changed.
+        """
+        with self._database as database:
+            database.execute("BEGIN IMMEDIATE")
+            for session in sessions:
+                self._write_body(session)
+            database.executemany(
+                "INSERT OR IGNORE INTO changes VALUES (?, ?)",
+                [(identity, plan_json.to_json(plan)) for identity, plan in before.items()],
+            )
+        for session in sessions:
+            self._remember(session)
+
+    def changes(self) -> dict[str, Plan]:
+        """Sessions whose change of plan was begun and not ended, with the plan before."""
+        rows = self._database.execute("SELECT session, plan FROM changes")
+        return {identity: plan_json.from_json(plan) for identity, plan in rows}
+
+    def end_change(self, identity: str) -> None:
+        # One that stays is carried out again by the next worker, which changes nothing.
+        with contextlib.suppress(sqlite3.Error):
+            self._database.execute("DELETE FROM changes WHERE session = ?", (identity,))
+
+    def extend(self, session: Session) -> Session:
+        """Take over another expiry; where it cannot be written, the next worker knows the old."""
+        self._remember(session)
+        with contextlib.suppress(sqlite3.Error), self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._write_body(session)
+        return session
+
+    def _write_body(self, session: Session) -> None:
+        digest = self._write_plan(session.plan)
+        self._database.execute(
+            "UPDATE sessions SET body = ?, plan = ? WHERE id = ?",
+            (_body(session), digest, session.id),
+        )
+
+    def _write_plan(self, plan: Plan) -> str:
+        text = plan_json.to_json(plan)
+        digest = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        self._database.execute("INSERT OR IGNORE INTO plans VALUES (?, ?)", (digest, text))
+        return digest
 
     def started(self, identity: str, pid: int) -> Session:
         """CMD runs, as process `pid`."""
@@ -302,6 +349,10 @@ class Registry:
             (State.ENDED.value, State.ENDED.value, KEEP_ENDED),
         )
         self._database.execute("DELETE FROM plans WHERE digest NOT IN (SELECT plan FROM sessions)")
+        self._database.execute(
+            "DELETE FROM changes WHERE session NOT IN (SELECT id FROM sessions WHERE state <> ?)",
+            (State.ENDED.value,),
+        )
         self.ledger.prune(row[0] for row in self._database.execute("SELECT id FROM sessions"))
 
     def _remember(self, session: Session) -> None:
@@ -326,6 +377,12 @@ def _upgrade(database: sqlite3.Connection) -> None:
     columns = {row[1] for row in database.execute("PRAGMA table_info(sessions)")}
     if "denied" not in columns:
         database.execute("ALTER TABLE sessions ADD COLUMN denied TEXT")
+
+
+def _body(session: Session) -> str:
+    body = {name: getattr(session, name) for name in FIXED}
+    body["chain"] = chains.to_json(session.chain)
+    return json.dumps(body)
 
 
 def _changing(
