@@ -18,6 +18,7 @@ from monitor.daemon.context import Context
 from monitor.daemon.creation import install, session_flags
 from monitor.daemon.ending import EMPTY_SECONDS
 from monitor.daemon.kept import LIFELINE
+from monitor.daemon.probes.tables import narrowing
 from monitor.kernel import sockdiag
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.session.session import Denial, Hold, Session, State
@@ -90,7 +91,12 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
         session = context.registry.deny(session.id, Denial.REVOKED, why)
     # Rows of policies are written before the row of the session: with it, all are there.
     whole = context.registry.whole(session)
-    if row != SessionRow(session.expires_boottime, session_flags(session), whole.policies):
+    labels = narrowing(whole.plan.policies, whole.labels)
+    expires, flags = session.expires_boottime, session_flags(session)
+    if row == SessionRow(expires, flags, whole.policies, labels):
+        pairs = list(zip(whole.policies, whole.plan.policies, strict=True))
+        context.tables.know(pairs, whole.labels)
+    else:
         install(context, session)
     cgroup = Cgroup(Path(session.cgroup))
     if session.state is State.FROZEN:
@@ -103,8 +109,11 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
 
 def remove_rows(context: Context) -> int:
     """Delete the kernel's rows that no live session has; how many."""
-    live = {session.cgroup_id for session in context.registry.live()}
-    return context.tables.remove_leftovers(live)
+    live = context.registry.live()
+    return context.tables.remove_leftovers(
+        {session.cgroup_id for session in live},
+        {label for session in live for label in session.labels},
+    )
 
 
 def strangers(context: Context) -> list[Cgroup]:

@@ -25,7 +25,8 @@ DEFAULT_PROCESSES = 4096
 def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitted) -> Session:
     """Make everything, or nothing: without a row the kernel refuses the cgroup everything."""
     plan, parent = admitted.plan, admitted.parent
-    numbers = context.registry.next_policy_ids(len(plan.policies))
+    labels = sum(len(policy.labels) for policy in plan.policies)
+    numbers = context.registry.next_policy_ids(len(plan.policies) + labels)
     launcher_start = start_time(caller.pid)
     root = instance_root(context.config.instance)
     cgroup = Cgroup((Path(parent.cgroup) if parent else root) / identity)
@@ -49,10 +50,11 @@ def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitt
             expires_boottime=_boottime(admitted.expires, parent),
             cgroup=str(cgroup.path),
             cgroup_id=cgroup.id,
-            policies=numbers,
+            policies=numbers[: len(plan.policies)],
             plan=plan,
             launcher=caller.pid,
             launcher_start=launcher_start,
+            labels=numbers[len(plan.policies) :],
             above=parent.policies if parent else (),
             above_labels=parent.labels if parent else (),
             parent=parent.id if parent else None,
@@ -83,6 +85,7 @@ def install(context: Context, session: Session) -> None:
         list(zip(whole.policies, whole.plan.policies, strict=True)),
         session.expires_boottime,
         session_flags(session),
+        whole.labels,
     )
 
 

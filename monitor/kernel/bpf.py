@@ -28,6 +28,8 @@ BPF_OBJ_GET_INFO_BY_FD = 15
 BPF_RAW_TRACEPOINT_OPEN = 17
 BPF_LINK_CREATE = 28
 
+BPF_NOEXIST = 1
+
 # enum bpf_attach_type
 BPF_CGROUP_INET_EGRESS = 1
 BPF_CGROUP_INET_SOCK_CREATE = 2
@@ -138,6 +140,19 @@ class Map:
             raise ValueError(f"map {self.name}: value of {len(value)} bytes, not {self.value_size}")
         buffer = ctypes.create_string_buffer(value, self.value_size)
         _bpf(BPF_MAP_UPDATE_ELEM, self._element(key, buffer), f"update {self.name}")
+
+    def insert(self, key: bytes, value: bytes) -> bool:
+        """Put `value` at `key` where there is none yet; False: there is. OSError as of update."""
+        buffer = ctypes.create_string_buffer(value, self.value_size)
+        try:
+            _bpf(
+                BPF_MAP_UPDATE_ELEM,
+                self._element(key, buffer, BPF_NOEXIST),
+                f"insert {self.name}",
+            )
+        except FileExistsError:
+            return False
+        return True
 
     def delete(self, key: bytes) -> bool:
         """Remove `key`; False where it was not there."""

@@ -20,6 +20,7 @@ SHORT_DATA = 1024
 LONG_DATA = 8192
 ARGUMENTS = 4096
 ANY_PROTOCOL = 0xFFFF
+UNLIMITED = 0xFFFFFFFF
 
 
 class Kind(IntEnum):
@@ -233,7 +234,7 @@ class ri_session(ctypes.Structure):
         ("policies", c_uint32 * MAX_POLICIES),
         ("label_count", c_uint32),
         ("labels", c_uint32 * MAX_LABELS),
-        ("reserved", c_uint32),
+        ("budgets", c_uint32),
     ]
 
 
@@ -301,15 +302,8 @@ class ri_budget(ctypes.Structure):
     ]
 
 
-class ri_usage(ctypes.Structure):
-    _fields_ = [
-        ("egress", c_uint64),
-        ("minute", c_uint64),
-        ("connects", c_uint32),
-        ("execs", c_uint32),
-        ("deletes", c_uint32),
-        ("destinations", c_uint32),
-    ]
+class ri_usage_key(ctypes.Structure):
+    _fields_ = [("policy", c_uint32), ("budget", c_uint32)]
 
 
 class ri_destination_key(ctypes.Structure):

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from monitor.policy.action import Verdict
-from monitor.policy.plan import NetPrefix, Policy, PortRange
+from monitor.policy.plan import Budgets, NetPrefix, Policy, PortRange
 from monitor.wire import layout
-from monitor.wire.layout import PortVerdict, SessionFlag, Table, struct_format
+from monitor.wire.layout import BudgetKind, PortVerdict, SessionFlag, Table, struct_format
 
 _SESSION = struct.Struct(struct_format(layout.ri_session))
 _PREFIX = struct.Struct(struct_format(layout.ri_prefix_key))
@@ -21,11 +21,25 @@ _PORT_VALUE = struct.Struct(struct_format(layout.ri_port_value))
 _SOCKET = struct.Struct(struct_format(layout.ri_socket_key))
 _UNIX = struct.Struct(struct_format(layout.ri_unix_key))
 _UNIX_VALUE = struct.Struct(struct_format(layout.ri_unix_value))
+_APPROVAL_KEY = struct.Struct(struct_format(layout.ri_approval_key))
+_APPROVAL = struct.Struct(struct_format(layout.ri_approval))
+_BUDGET = struct.Struct(struct_format(layout.ri_budget))
+_USAGE_KEY = struct.Struct(struct_format(layout.ri_usage_key))
+_TICKET_KEY = struct.Struct(struct_format(layout.ri_ticket_key))
 _U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
 
 # Bits of the keys before the address and before the port.
 _PREFIX_HEAD = 64
 _PORT_HEAD = 80
+# As ri_budget holds them.
+_BUDGETS_COUNTED = (
+    BudgetKind.CONNECTS,
+    BudgetKind.EXECS,
+    BudgetKind.DELETES,
+    BudgetKind.DESTINATIONS,
+)
+_ALL = 0xFFFFFFFFFFFFFFFF
 _SUN_PATH = 108  # uapi/linux/un.h
 
 # uapi/linux/in.h, linux/net.h: what protocol 0 stands for
@@ -38,11 +52,12 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One entry of the pinned map named `map`."""
+    """One entry of the pinned map named `map`. `once`: only where there is none yet."""
 
     map: str
     key: bytes
     value: bytes
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +72,8 @@ class SessionRow:
     policies: tuple[int, ...]
     labels: tuple[int, ...] = ()
 
-    def pack(self) -> bytes:
+    def pack(self, budgets: int = 0) -> bytes:
+        """The row; `budgets`: which of them any of its policies has (budget_kinds)."""
         if not 1 <= len(self.policies) <= layout.MAX_POLICIES:
             raise RowError(
                 f"a chain has 1 to {layout.MAX_POLICIES} links, not {len(self.policies)}"
@@ -73,7 +89,7 @@ class SessionRow:
             *_padded(self.policies, layout.MAX_POLICIES),
             len(self.labels),
             *_padded(self.labels, layout.MAX_LABELS),
-            0,
+            budgets,
         )
 
     @classmethod
@@ -86,6 +102,97 @@ class SessionRow:
             tuple(policies[:count]),
             tuple(labels[: rest[layout.MAX_POLICIES]]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One decided program start: process `pid` becomes the file `inode` on `device` (kernel dev_t).
+
+    `arguments` is the hash of argv; 0: whatever they are.
+    """
+
+    pid: int
+    device: int
+    inode: int
+    arguments: int = 0
+
+    def pack(self) -> bytes:
+        return _TICKET_KEY.pack(self.inode, self.arguments, self.pid, self.device)
+
+
+def number_key(policy_id: int) -> bytes:
+    """The key of maps that have one row for a policy."""
+    return _U32.pack(policy_id)
+
+
+def approval_key(
+    cgroup: int,
+    policy_id: int,
+    protocol: int,
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    port: int,
+) -> bytes:
+    """The key of one destination's approval."""
+    packed = address.packed
+    if len(packed) == 4:
+        packed = b"\0" * 10 + b"\xff\xff" + packed
+    return _APPROVAL_KEY.pack(cgroup, policy_id, protocol, _network_order(port), packed)
+
+
+def approval(expires: int, uses: int) -> bytes:
+    """The value: until CLOCK_BOOTTIME ns (0: with the session), `uses` times (below 0: any)."""
+    return _APPROVAL.pack(expires, uses)
+
+
+def approval_cgroup(key: bytes) -> int:
+    """Whose approval it is."""
+    return int(_U64.unpack_from(key)[0])
+
+
+def usage_key(policy_id: int, kind: BudgetKind) -> bytes:
+    """The key of one count."""
+    return _USAGE_KEY.pack(policy_id, kind)
+
+
+def used(value: bytes, minute: int | None) -> int:
+    """How much a count says was used in all, or in `minute` (of boottime)."""
+    word = int(_U64.unpack(value)[0])
+    if minute is None:
+        return word
+    return word & 0xFFFFFFFF if word >> 32 == minute else 0
+
+
+def unpack_budgets(value: bytes) -> Budgets:
+    """The budgets that a row holds."""
+    egress, *rest = _BUDGET.unpack(value)
+    connects, execs, deletes, destinations = (
+        None if number == layout.UNLIMITED else number for number in rest
+    )
+    return Budgets(connects, destinations, None if egress == _ALL else egress, execs, deletes)
+
+
+def budget_limits(budgets: Budgets) -> dict[BudgetKind, int]:
+    """Those that are limited."""
+    every = {kind: getattr(budgets, kind.name.lower()) for kind in BudgetKind}
+    return {kind: limit for kind, limit in every.items() if limit is not None}
+
+
+def budget_kinds(budgets: Budgets) -> int:
+    """A bit for each that is limited: 1 << enum ri_budget_kind."""
+    return sum(1 << kind for kind in budget_limits(budgets))
+
+
+def _budget_rows(policy_id: int, budgets: Budgets) -> Iterator[Row]:
+    limits = budget_limits(budgets)
+    if not limits:
+        return
+    egress = limits.get(BudgetKind.EGRESS, _ALL)
+    counts = (
+        min(limits.get(kind, layout.UNLIMITED), layout.UNLIMITED) for kind in _BUDGETS_COUNTED
+    )
+    yield Row("budgets", number_key(policy_id), _BUDGET.pack(egress, *counts))
+    for kind in limits:
+        yield Row("usage", usage_key(policy_id, kind), _U64.pack(0), once=True)
 
 
 def _padded(numbers: tuple[int, ...], size: int) -> tuple[int, ...]:
@@ -105,7 +212,14 @@ def policy_rows(policy_id: int, policy: Policy, labels: tuple[int, ...] = ()) ->
         *_network_rows(policy_id, policy, labels),
         *_socket_rows(policy_id, policy),
         *_unix_rows(policy_id, policy),
+        *_budget_rows(policy_id, policy.budgets),
     ]
+
+
+def label_rows(policy_id: int, policy: Policy | None) -> list[Row]:
+    """The rows of a label, which is not earned yet; `policy` is what it narrows the network to."""
+    narrowed = [] if policy is None else policy_rows(policy_id, policy)
+    return [*narrowed, Row("earned", number_key(policy_id), _U64.pack(0), once=True)]
 
 
 def row_policy(map_name: str, key: bytes) -> int:
@@ -135,8 +249,11 @@ def _prefix_key(policy_id: int, table: Table, prefix: NetPrefix) -> bytes:
 
 
 def _port_key(policy_id: int, number: int, protocol: int, port: int, bits: int) -> bytes:
-    swapped = int.from_bytes(port.to_bytes(2, "big"), "little")
-    return _PORT.pack(_PORT_HEAD + bits, policy_id, number, protocol, swapped)
+    return _PORT.pack(_PORT_HEAD + bits, policy_id, number, protocol, _network_order(port))
+
+
+def _network_order(port: int) -> int:
+    return int.from_bytes(port.to_bytes(2, "big"), "little")
 
 
 def port_prefixes(first: int, last: int) -> Iterator[tuple[int, int]]:

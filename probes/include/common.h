@@ -16,6 +16,26 @@
  * Full: the launch is refused. A miss: not a session. */
 BPF_HASH(sessions, u64, struct ri_session, 4096);
 
+/* Which labels were earned. The worker writes a row of 0 for each before the session's row; the
+ * programs and the gates set its time. Full: the launch is refused. */
+BPF_HASH(earned, u32, struct ri_earned, 32768);
+
+/* People's answers to network asks. Written by the worker; the programs count the uses. Full: the
+ * approval fails. A miss: refused. */
+BPF_HASH(approvals, struct ri_approval_key, struct ri_approval, 65536);
+
+/* Budgets of links that have any. Written by the worker. Full: the launch is refused. */
+BPF_HASH(budgets, u32, struct ri_budget, 4096);
+/* What was used. The worker writes a row of 0 for each; the programs count. A miss: over it. */
+BPF_HASH(usage, struct ri_usage_key, u64, 20480);
+/* Addresses that a link's budget has counted. Written by the programs, removed by the worker. Full:
+ * another address is refused. */
+BPF_HASH(destinations, struct ri_destination_key, u8, 65536);
+
+/* Decided program starts. Written by the gate, taken by ri_exec_done. Full: the start is refused.
+ * A miss: killed. */
+BPF_HASH(tickets, struct ri_ticket_key, struct ri_ticket, 16384);
+
 /* The rings. Written by the programs, read by the worker. Full: the record is lost and counted. */
 BPF_RINGBUF_OUTPUT(events, 2048);	/* pages: 8 MiB, 61,000 records */
 BPF_RINGBUF_OUTPUT(details, 4096);	/* pages: 16 MiB, 14,000 short ones */

@@ -24,12 +24,12 @@ struct ri_session {
 	__u32 policies[RI_MAX_POLICIES];	/* every one must allow */
 	__u32 label_count;
 	__u32 labels[RI_MAX_LABELS];	/* policies, too, once the map `earned` holds them */
-	__u32 reserved;
+	__u32 budgets;		/* 1 << enum ri_budget_kind, for each that any policy has */
 };
 
-/* Key: u32, the policy of a label. Present: the label was earned. */
+/* Key: u32, the policy of a label. A label without its row counts as earned. */
 struct ri_earned {
-	__u64 time;		/* boottime ns */
+	__u64 time;		/* boottime ns when it was earned; 0: it was not */
 };
 
 enum ri_table {
@@ -92,7 +92,7 @@ struct ri_ticket {
 	__u64 expires;		/* boottime ns */
 };
 
-/* Key: u32, policy. What a link's budgets are; 0: not limited. Written by the worker. */
+/* Key: u32, policy. What a link's budgets are; RI_UNLIMITED: it has none of that kind. */
 struct ri_budget {
 	__u64 egress;		/* bytes, in all */
 	__u32 connects;		/* within a minute */
@@ -101,14 +101,15 @@ struct ri_budget {
 	__u32 destinations;	/* different addresses, in all */
 };
 
-/* Key: u32, policy. What was used of them. Written by the programs. */
-struct ri_usage {
-	__u64 egress;
-	__u64 minute;		/* boottime ns when the minute began that the counts are of */
-	__u32 connects;
-	__u32 execs;
-	__u32 deletes;
-	__u32 destinations;
+#define RI_UNLIMITED 0xffffffff			/* of egress: all 64 bits set */
+
+/*
+ * One count of one policy. Value: u64, what was used in all; or, where the budget is for a minute,
+ * minute << 32 | count, where minute is boottime divided into minutes.
+ */
+struct ri_usage_key {
+	__u32 policy;
+	__u32 budget;		/* enum ri_budget_kind */
 };
 
 /* One address that a link's budget of destinations has counted. */

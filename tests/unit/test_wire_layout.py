@@ -33,9 +33,13 @@ CONSTANTS = {
     "LONG_DATA": "RI_LONG_DATA",
     "ARGUMENTS": "RI_ARGUMENTS",
     "ANY_PROTOCOL": "RI_ANY_PROTOCOL",
+    "MAX_LABELS": "RI_MAX_LABELS",
+    "UNLIMITED": "RI_UNLIMITED",
 }
+# Of enums whose members would be mistaken for those of others.
+PREFIXES = {"ri_table": "RI_TABLE", "ri_budget_kind": "RI_BUDGET"}
 FAILED = re.compile("static_?( assertion|assert) failed")
-SIGNED = {ctypes.c_int32: True, ctypes.c_uint8: False, ctypes.c_uint16: False,
+SIGNED = {ctypes.c_int32: True, ctypes.c_int64: True, ctypes.c_uint8: False, ctypes.c_uint16: False,
           ctypes.c_uint32: False, ctypes.c_uint64: False}  # fmt: skip
 
 
@@ -103,7 +107,7 @@ def members(header: str, kind: str) -> dict[str, str]:
 
 
 def c_name(enum: str, member: str) -> str:
-    return f"RI_TABLE_{member}" if enum == "ri_table" else f"RI_{member}"
+    return f"{PREFIXES.get(enum, 'RI')}_{member}"
 
 
 def enum_assertions(name: str, enum: type[IntEnum]) -> Iterator[str]:

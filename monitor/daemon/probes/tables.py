@@ -7,18 +7,29 @@ away before them; a cgroup under the instance without a session row is refused e
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import itertools
 import struct
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
-from monitor.daemon.probes import pins
+from monitor.daemon.probes.authority import AUTHORITY_MAPS, Authority
 from monitor.kernel.bpf import Map
-from monitor.policy.plan import Policy
+from monitor.policy.plan import Label, Policy
 from monitor.wire.layout import SessionFlag
-from monitor.wire.rows import Row, SessionRow, policy_rows, row_policy
+from monitor.wire.rows import Row, SessionRow, label_rows, policy_rows, row_policy
 
-POLICY_MAPS = ("prefixes", "ports", "sockets", "unix_paths")
+# Maps whose rows belong to one policy each.
+POLICY_MAPS = (
+    "prefixes",
+    "ports",
+    "sockets",
+    "unix_paths",
+    "earned",
+    "budgets",
+    "usage",
+    "destinations",
+)
 _U64 = struct.Struct("=Q")
 
 
@@ -29,29 +40,32 @@ def add_lost(table: Map, cgroup: int, count: int) -> None:
     table.update(key, _U64.pack(count + (0 if known is None else _U64.unpack(known)[0])))
 
 
-class KernelTables:
+def narrowing(policies: Sequence[Policy], labels: Sequence[int]) -> tuple[int, ...]:
+    """Which of `labels`, the ids of all labels of `policies` in their order, hold a policy."""
+    every = itertools.chain.from_iterable(policy.labels for policy in policies)
+    pairs: Sequence[tuple[int, Label]] = list(zip(labels, every, strict=True))
+    return tuple(number for number, label in pairs if label.policy is not None)
+
+
+class KernelTables(Authority):
     """Writes the maps that the programs decide by. One writer: the worker."""
 
+    names = ("sessions", "lost", *dict.fromkeys((*POLICY_MAPS, *AUTHORITY_MAPS)))
+
     def __init__(self, instance: str) -> None:
-        self.instance = instance
-        self._maps: dict[str, Map] = {}
+        super().__init__(instance)
         # Keys written per policy id, so that removing need not scan the maps.
         self._keys: dict[int, list[Row]] = {}
+        # The labels of each policy id; they go with it.
+        self._labels: dict[int, tuple[int, ...]] = {}
 
     def open(self) -> None:
         """Open the pinned maps; FileNotFoundError where the loader has not run."""
-        folder: Path = pins.current(self.instance)
-        for name in ("sessions", "lost", *POLICY_MAPS):
-            self._maps[name] = Map.pinned(folder / name)
+        super().open()
         # The row that losses are counted in when there is no room for a session's own.
         nobody = _U64.pack(0)
         if self._maps["lost"].lookup(nobody) is None:
             self._maps["lost"].update(nobody, _U64.pack(0))
-
-    def close(self) -> None:
-        for table in self._maps.values():
-            table.close()
-        self._maps.clear()
 
     def install(
         self,
@@ -59,31 +73,73 @@ class KernelTables:
         policies: Sequence[tuple[int, Policy]],
         expires: int = 0,
         flags: SessionFlag = SessionFlag.NONE,
+        labels: Sequence[int] = (),
     ) -> None:
         """Put a session in force: `policies` are (kernel id, Policy), outermost first.
 
-        `expires` is CLOCK_BOOTTIME ns, 0: never. A kernel id names one Policy for ever, so
-        installing again replaces only the session's row. OSError E2BIG, ENOSPC: a map is full, and
-        nothing of a new session is left behind.
+        `expires` is CLOCK_BOOTTIME ns, 0: never. `labels` are the kernel ids of all labels of all
+        policies, in their order. A kernel id names one Policy for ever, so installing again
+        replaces only the session's row; what was earned, approved and used stays. OSError E2BIG,
+        ENOSPC: a map is full, and nothing of a new session is left behind. ValueError: it has more
+        policies or labels than a row holds.
         """
-        session = SessionRow(expires, flags, tuple(number for number, _policy in policies))
-        packed = session.pack()
-        added: list[int] = []
+        numbers = tuple(number for number, _policy in policies)
+        row = SessionRow(
+            expires, flags, numbers, narrowing([policy for _number, policy in policies], labels)
+        )
+        row.pack()  # before anything is written: ValueError
+        added = self.prepare(policies, labels)
         try:
-            for number, policy in policies:
-                if number not in self._keys:
-                    added.append(number)
-                    self._write(number, policy_rows(number, policy))
-            self._maps["sessions"].update(_U64.pack(cgroup), packed)
+            self.replace(cgroup, row)
         except OSError:
-            for number in added:
-                self._remove_policy(number)
+            self.release(added)
             raise
 
-    def _write(self, number: int, rows: list[Row]) -> None:
-        self._keys[number] = rows
-        for row in rows:
-            self._maps[row.map].update(row.key, row.value)
+    def prepare(
+        self, policies: Sequence[tuple[int, Policy]], labels: Sequence[int] = ()
+    ) -> tuple[int, ...]:
+        """Write the rows of policies and labels that are not there yet; the ids of these policies.
+
+        No session has them until its row is replaced by one that names them. OSError as of install.
+        """
+        added: list[int] = []
+        ids = iter(labels)
+        try:
+            for number, policy in policies:
+                own = tuple(itertools.islice(ids, len(policy.labels)))
+                if number in self._keys:
+                    continue
+                added.append(number)
+                rows = policy_rows(number, policy, own)
+                for each, label in zip(own, policy.labels, strict=True):
+                    rows += label_rows(each, label.policy)
+                self._keys[number], self._labels[number] = rows, own
+                for entry in rows:
+                    table = self._maps[entry.map]
+                    (table.insert if entry.once else table.update)(entry.key, entry.value)
+        except OSError:
+            self.release(added)
+            raise
+        return tuple(added)
+
+    def know(self, policies: Sequence[tuple[int, Policy]], labels: Sequence[int]) -> None:
+        """Learn which labels go with which policies, where the rows of all are there already."""
+        ids = iter(labels)
+        for number, policy in policies:
+            own = tuple(itertools.islice(ids, len(policy.labels)))
+            self._labels.setdefault(number, own)
+
+    def replace(self, cgroup: int, row: SessionRow) -> None:
+        """Put `row` in force for a session, in one update. OSError E2BIG: the map is full."""
+        kinds = 0
+        for number in row.policies:
+            kinds |= self.limited(number)
+        self._maps["sessions"].update(_U64.pack(cgroup), row.pack(kinds))
+
+    def release(self, policies: Collection[int]) -> None:
+        """Take away the rows of policies, and of their labels, that no session has any more."""
+        for number in set(policies) - self._policies_in_force():
+            self._remove_policy(number)
 
     def session(self, cgroup: int) -> SessionRow | None:
         """The row in force for `cgroup`."""
@@ -96,19 +152,23 @@ class KernelTables:
 
     def set_flags(self, cgroup: int, flags: SessionFlag) -> None:
         """Replace the flags; SessionFlag.REVOKED denies everything from the next call on."""
-        row = self._existing(cgroup)
-        self._replace(cgroup, SessionRow(row.expires, flags, row.policies))
+        self.replace(cgroup, dataclasses.replace(self._existing(cgroup), flags=flags))
 
     def add_flags(self, cgroup: int, flags: SessionFlag) -> None:
         """Add to the flags of a session's row, where it has one."""
         row = self.session(cgroup)
         if row is not None:
-            self._replace(cgroup, SessionRow(row.expires, row.flags | flags, row.policies))
+            self.replace(cgroup, dataclasses.replace(row, flags=row.flags | flags))
+
+    def clear_flags(self, cgroup: int, flags: SessionFlag) -> None:
+        """Take away from the flags of a session's row, where it has one."""
+        row = self.session(cgroup)
+        if row is not None:
+            self.replace(cgroup, dataclasses.replace(row, flags=row.flags & ~flags))
 
     def set_expiry(self, cgroup: int, expires: int) -> None:
         """Replace the expiry, CLOCK_BOOTTIME ns, 0: never."""
-        row = self._existing(cgroup)
-        self._replace(cgroup, SessionRow(expires, row.flags, row.policies))
+        self.replace(cgroup, dataclasses.replace(self._existing(cgroup), expires=expires))
 
     def _existing(self, cgroup: int) -> SessionRow:
         row = self.session(cgroup)
@@ -116,37 +176,37 @@ class KernelTables:
             raise ProcessLookupError(errno.ESRCH, "no session row for cgroup", str(cgroup))
         return row
 
-    def _replace(self, cgroup: int, row: SessionRow) -> None:
-        self._maps["sessions"].update(_U64.pack(cgroup), row.pack())
-
     def remove(self, cgroup: int) -> None:
         """Take a session away: its row, then the rows of policies that no other session has."""
         row = self.session(cgroup)
+        self._remove_row(cgroup)
+        if row is not None:
+            self.release(row.policies)
+
+    def _remove_row(self, cgroup: int) -> None:
         key = _U64.pack(cgroup)
         self._maps["sessions"].delete(key)
         self._maps["lost"].delete(key)
-        if row is None:
-            return
-        for number in set(row.policies) - self._policies_in_force():
-            self._remove_policy(number)
+        self.unapprove(cgroup)
 
-    def remove_leftovers(self, live: Collection[int]) -> int:
+    def remove_leftovers(self, live: Collection[int], labels: Collection[int] = ()) -> int:
         """Delete the rows of sessions that are not `live`, and those of policies that none has.
 
-        How many there were: a worker died in between.
+        `labels`: the ids of all labels that are live. How many there were: a worker died in
+        between.
         """
-        strangers = self.sessions().difference(live)
+        strangers = self.sessions().union(self._approved).difference(live)
         for cgroup in strangers:
-            key = _U64.pack(cgroup)
-            self._maps["sessions"].delete(key)
-            self._maps["lost"].delete(key)
+            self._remove_row(cgroup)
         kept = self._policies_in_force()
+        known = kept.union(labels)
         removed = len(strangers)
         for name in POLICY_MAPS:
             table = self._maps[name]
-            stale = [key for key in table if row_policy(name, key) not in kept]
+            stale = [key for key in table if row_policy(name, key) not in known]
             removed += sum(table.delete(key) for key in stale)
         self._keys = {number: rows for number, rows in self._keys.items() if number in kept}
+        self._labels = {number: own for number, own in self._labels.items() if number in kept}
         return removed
 
     def _policies_in_force(self) -> set[int]:
@@ -155,13 +215,17 @@ class KernelTables:
 
     def _remove_policy(self, number: int) -> None:
         rows = self._keys.pop(number, None)
+        own = self._labels.pop(number, ())
         if rows is not None:
             for row in rows:
                 self._maps[row.map].delete(row.key)
+            if any(row.map == "budgets" for row in rows):
+                self._forget_destinations({number})
             return
+        gone = {number, *own}
         for name in POLICY_MAPS:
             table = self._maps[name]
-            for key in [key for key in table if row_policy(name, key) == number]:
+            for key in [key for key in table if row_policy(name, key) in gone]:
                 table.delete(key)
 
     def lost(self, cgroup: int) -> int:
