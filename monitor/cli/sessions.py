@@ -86,7 +86,7 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
 
 
 class _Node:
-    """A user or an agent: whom it delegated to, and what runs as it."""
+    """A user, an agent or a session: whom it delegated to, and what runs as it."""
 
     def __init__(self) -> None:
         self.agents: dict[str, _Node] = {}
@@ -94,17 +94,25 @@ class _Node:
 
 
 def _tree(sessions: list[dict[str, Any]]) -> list[str]:
-    """Sessions under the chains that they run under, a line for each link and each session."""
+    """Sessions under the chains that they run under, a line for each link and each session.
+
+    Sub-agents stand under the session that they were started in.
+    """
+    by_id = {session["id"]: session for session in sessions}
+    inside = {identity: _Node() for identity in by_id}
     root = _Node()
     for session in sessions:
-        node = root
-        for name in session["chain"]:
+        node, names = root, session["chain"]
+        outer = by_id.get(session.get("inside"))
+        if outer is not None:
+            node, names = inside[outer["id"]], names[len(outer["chain"]) :]
+        for name in names:
             node = node.agents.setdefault(name, _Node())
         node.sessions.append(session)
-    return list(_branches(root, 0))
+    return list(_branches(root, inside, 0))
 
 
-def _branches(node: _Node, depth: int) -> Iterator[str]:
+def _branches(node: _Node, inside: dict[str, _Node], depth: int) -> Iterator[str]:
     indent = "  " * depth
     for session in node.sessions:
         facts = [
@@ -115,11 +123,12 @@ def _branches(node: _Node, depth: int) -> Iterator[str]:
             session["purpose"],
         ]
         yield indent + "  ".join(each for each in facts if each)
+        yield from _branches(inside[session["id"]], inside, depth + 1)
     short = Counter(map(_short, node.agents))
     for name, below in sorted(node.agents.items()):
         # The same name in two trust domains is two agents.
         yield indent + (_short(name) if short[_short(name)] == 1 else name)
-        yield from _branches(below, depth + 1)
+        yield from _branches(below, inside, depth + 1)
 
 
 def _left(session: dict[str, Any]) -> str:

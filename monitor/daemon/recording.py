@@ -55,7 +55,7 @@ class Recording:
         self.faults = 0  # events that could not be composed
         self.lost_of_ended = 0
         self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
-        self._composer = Composer(context.registry.by_cgroup, _without_links, _program)
+        self._composer = Composer(self._judged, _without_links, _program)
         self._waiting: list[Draft] = []
         self._not_kept = 0
         self._retry_at = 0.0
@@ -185,6 +185,11 @@ class Recording:
             self.totals[verb, verdict] += count
             if identity:
                 self._counts.setdefault(identity, Counter())[verdict] += count
+
+    def _judged(self, cgroup: int) -> Session | None:
+        """The session of a cgroup with all that the kernel judges it by."""
+        session = self.context.registry.by_cgroup(cgroup)
+        return None if session is None else self.context.registry.whole(session)
 
     def _session(self, identity: str) -> Session | None:
         try:

@@ -473,6 +473,38 @@ def test_the_tree_shows_every_link(api: FakeApi, rictl: Rictl) -> None:
     assert rictl("ps", "--tree").stdout == b""
 
 
+def test_the_tree_shows_sub_agents_in_their_session(api: FakeApi, rictl: Rictl) -> None:
+    coder, tester = (f"spiffe://test.example/agent/{name}" for name in ("coder", "tester"))
+    start = "0199aaaa-bbbb-7ccc-8ddd-eeeeffff000"
+    listed: list[tuple[list[str], str | None]] = [
+        (["user:alice", coder], None),
+        (["user:alice", coder], None),
+        (["user:alice", coder, tester], f"{start}1"),
+        (["user:alice", coder, tester, coder], f"{start}2"),
+        # What it runs in is not shown to whoever asks.
+        (["user:alice", coder, tester], f"{start}9"),
+    ]
+    api.answers["/v1/sessions"] = {
+        "sessions": [
+            session(id=f"{start}{number}", chain=chain, inside=inside)
+            for number, (chain, inside) in enumerate(listed)
+        ]
+    }
+    told = "running  coding-agent  expires never"
+    assert rictl("ps", "--tree").stdout.decode().splitlines() == [
+        "user:alice",
+        "  coder",
+        f"    {start}0  {told}",
+        f"    {start}1  {told}",
+        "      tester",
+        f"        {start}2  {told}",
+        "          coder",
+        f"            {start}3  {told}",
+        "    tester",
+        f"      {start}4  {told}",
+    ]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -50,7 +50,9 @@ class Around:
                 lost=lambda _cgroup: 0,
             ),
             sessions=SimpleNamespace(
-                hold_for_audit=self._noted("hold"), release_from_audit=self._noted("release")
+                holds=SimpleNamespace(
+                    hold_for_audit=self._noted("hold"), release_from_audit=self._noted("release")
+                )
             ),
         )
         store: Any = self.store

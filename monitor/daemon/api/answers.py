@@ -151,6 +151,8 @@ def session_json(session: Session, counts: Mapping[str, int], lost: int) -> dict
         "workspace": session.workspace,
         "purpose": session.purpose,
         "observe": session.plan.observe,
+        "inside": session.parent,
+        "depth": session.depth,
         "counts": {name: counts.get(name, 0) for name in COUNTS} | {"lost": lost},
     }
 

@@ -177,7 +177,8 @@ class Api:
         _no_parameters(request)
         session = self._find(request["caller"], request.match_info["reference"])
         (described,) = await self._described([session])
-        return _json(described | {"plan": answers.plan_json(session.plan, session.digest)})
+        whole = self.context.registry.whole(session)
+        return _json(described | {"plan": answers.plan_json(whole.plan, session.digest)})
 
     async def change(self, request: web.Request) -> web.Response:
         _no_parameters(request)
@@ -253,7 +254,8 @@ class Api:
             or (session is not None and self.access.sees(caller, session))
         ):
             return _error(404, f"no record {number}")
-        explanation = explain(record, session)
+        whole = session and self.context.registry.whole(session)
+        explanation = explain(record, whole)
         return _json(
             {
                 "record": to_dict(record, full=True),
