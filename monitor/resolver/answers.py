@@ -152,7 +152,7 @@ def _interpret(
     while (at, asked.kind) not in found and (at, CNAME) in found:
         alias = found[at, CNAME]
         at = next(iter(alias)).target
-        if len(alias) != 1 or at in aliases or len(aliases) == LONGEST_CHAIN:
+        if at in aliases or len(aliases) == LONGEST_CHAIN:
             return Unusable.BROKEN
         aliases.append(at)
         least = min(least, alias.ttl)
@@ -210,11 +210,10 @@ def _soa(authority: Sequence[dns.rrset.RRset]) -> int | None:
     return None
 
 
-def continued(first: Answer, second: Answer) -> Answer:
-    """The answer to the first question, whose chain leads on to the second's name."""
-    ttl = min(first.ttl, second.ttl)
+def continued(first: Answer, second: Answer) -> Answer | None:
+    """The answer to the first question, whose chain leads on to the second's name; None: a loop."""
     aliases = (*first.aliases, *second.aliases)
-    loop = len(aliases) > LONGEST_CHAIN or len(set(aliases)) < len(aliases)
-    if loop:
-        return Answer(NOERROR, (), (), aliases[:LONGEST_CHAIN], 0)
+    if len(aliases) > LONGEST_CHAIN or len(set(aliases)) < len(aliases):
+        return None
+    ttl = min(first.ttl, second.ttl)
     return Answer(second.rcode, second.addresses, second.services, aliases, ttl, second.follow)
