@@ -138,6 +138,7 @@ class Admission:
         else:
             chain = grant.chain()
         last = chain.links[-1]
+        require_purpose(profiles, request.purpose or last.purpose)
         return Admitted(
             agent=last.delegate,
             chain=chain,
@@ -298,6 +299,15 @@ class Admission:
             raise Refused(*_profile_refused(error, request)) from error
         except (CompileError, ValueError, OSError) as error:
             raise Refused(f"the profile cannot be held here: {_line(error)}") from error
+
+
+def require_purpose(profiles: tuple[Profile, ...], purpose: str) -> None:
+    """Refused where a profile wants to know what a session is for, and nobody says it."""
+    for profile in profiles:
+        if profile.conditions and profile.conditions.purpose and not purpose.strip():
+            raise Refused(
+                f"profile {profile.name} requires a purpose", "say what it is for: --purpose TEXT"
+            )
 
 
 def _profile_refused(error: ProfileError, request: LaunchRequest | None) -> tuple[str, str]:

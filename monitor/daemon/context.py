@@ -52,6 +52,7 @@ class LaunchRequest:
     user: str | None = None
     argv0: str = ""
     grant: str | None = None
+    lease: int | None = None  # seconds
     depth: int | None = None
 
 

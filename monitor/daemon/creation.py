@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from monitor.daemon import leases
 from monitor.daemon.admission import Admitted, start_time
 from monitor.kernel.cgroup import Cgroup, instance_root, limits_are_unified
 from monitor.kernel.peer import Peer
@@ -16,13 +17,15 @@ from monitor.session.session import Denial, Session
 from monitor.wire.layout import SessionFlag
 
 if TYPE_CHECKING:  # it is built on this module
-    from monitor.daemon.context import Context
+    from monitor.daemon.context import Context, LaunchRequest
 
 # Processes and threads of a session whose profile sets no limit: a fork bomb ends there.
 DEFAULT_PROCESSES = 4096
 
 
-def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitted) -> Session:
+def put_in_force(
+    context: Context, identity: str, caller: Peer, admitted: Admitted, request: LaunchRequest
+) -> Session:
     """Make everything, or nothing: without a row the kernel refuses the cgroup everything."""
     plan, parent = admitted.plan, admitted.parent
     labels = sum(len(policy.labels) for policy in plan.policies)
@@ -47,7 +50,7 @@ def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitt
             workspace=admitted.workspace,
             created=time.time(),
             expires=admitted.expires,
-            expires_boottime=_boottime(admitted.expires, parent),
+            expires_boottime=boottime(admitted.expires, parent),
             cgroup=str(cgroup.path),
             cgroup_id=cgroup.id,
             policies=numbers[: len(plan.policies)],
@@ -59,7 +62,10 @@ def put_in_force(context: Context, identity: str, caller: Peer, admitted: Admitt
             above_labels=parent.labels if parent else (),
             parent=parent.id if parent else None,
             depth=admitted.depth,
+            source="" if request.profile_text is None else request.profile_source,
         )
+        if request.lease is not None:
+            session = leases.begun(session, request.lease)
         install(context, session)
         undo.callback(context.tables.remove, session.cgroup_id)
         context.registry.add(session)
@@ -101,7 +107,7 @@ def session_flags(session: Session) -> SessionFlag:
     return flags
 
 
-def _boottime(expires: float | None, parent: Session | None) -> int:
+def boottime(expires: float | None, parent: Session | None) -> int:
     """A Unix time as CLOCK_BOOTTIME nanoseconds, 0 for None; never behind that of `parent`."""
     last = parent.expires_boottime if parent else 0
     if expires is None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monitor.daemon import accounts
-from monitor.daemon.admission import Admitted, least
+from monitor.daemon.admission import Admitted, least, require_purpose
 from monitor.daemon.context import LaunchRequest, Refused
 from monitor.daemon.paths import Resolver
 from monitor.identity import chain as chains
@@ -115,6 +115,7 @@ def judge(
     else:
         chain = replace(grant.chain(), principal=parent.chain.principal)
     last = chain.links[-1]
+    require_purpose(profiles, request.purpose or last.purpose)
     return Admitted(
         agent=last.delegate,
         chain=chain,

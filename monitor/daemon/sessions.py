@@ -70,7 +70,7 @@ class Sessions:
             if grant is not None:
                 # A launch that fails from here on has used it.
                 self.grants.use(grant, identity)
-            return creation.put_in_force(self.context, identity, caller, admitted)
+            return creation.put_in_force(self.context, identity, caller, admitted, request)
         except (OSError, ValueError, sqlite3.Error) as error:
             raise Refused(f"the session cannot be put in force: {error}") from error
 

@@ -70,6 +70,10 @@ FIXED = [
     "above_labels",
     "parent",
     "depth",
+    "source",
+    "lease",
+    "until",
+    "until_boottime",
 ]
 # Of these, numbers of the kernel's; a body of an earlier version lacks some.
 NUMBERS = ("policies", "labels", "above", "above_labels")

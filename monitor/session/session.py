@@ -92,6 +92,11 @@ class Session:
     above_labels: tuple[int, ...] = ()
     parent: str | None = None  # the id of the session that this one was started in
     depth: int = 0  # how many links may follow
+    source: str = ""  # the file that the caller sent as its profile; "": the host's, by its name
+    lease: int = 0  # seconds that each renewal gives; 0: `expires` is fixed
+    # The latest that a lease goes on to, as `expires` and `expires_boottime`.
+    until: float | None = None
+    until_boottime: int = 0
 
     def to(self, state: State, *, hold: Hold | None = None, why: str = "") -> Session:
         """This session in another state; IllegalTransition where there is no such way."""
