@@ -117,7 +117,7 @@ class Resolver:
     ) -> None:
         self._hooks = hooks
         self.asker = asker
-        self._settings = settings or Settings()
+        self.settings = settings or Settings()
         self._clock = clock
         self._sessions: dict[str, _Session] = {}
         self._cache = Cache()
@@ -128,7 +128,7 @@ class Resolver:
     ) -> None:
         """From now on `session` may look up what every one of `links` lists. What it used stays."""
         tables = tuple(NameTable(rules) for rules in links)
-        limits = limits or self._settings.limits
+        limits = limits or self.settings.limits
         known = self._sessions.get(session)
         if known is None:
             self._sessions[session] = _Session(tables, Meter(limits))
@@ -197,7 +197,7 @@ class Resolver:
             permission,
             self._sessions[session].tables,
             self.asker.lifetimes,
-            self._settings.own,
+            self.settings.own,
         )
         if reply.admissions:
             try:
@@ -221,11 +221,11 @@ class Resolver:
         if known is None:
             raise _Refused(Cause.UNLISTED, REFUSED)
         name = from_labels(query.labels)
-        found = judge(name, query.kind, known.tables, self._settings.search)
+        found = judge(name, query.kind, known.tables, self.settings.search)
         if isinstance(found, Permission):
             return found
         unlisted = found in {Cause.UNLISTED, Cause.SEARCH, Cause.PORTS}
-        raise _Refused(found, self._settings.unlisted if unlisted else REFUSED)
+        raise _Refused(found, self.settings.unlisted if unlisted else REFUSED)
 
     async def _upstream(
         self, known: _Session, permission: Permission, kind: int
