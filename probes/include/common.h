@@ -155,6 +155,30 @@ static __always_inline struct ri_long *reserve_long(u64 cgroup, u16 kind, u16 fl
 	return record;
 }
 
+#define RI_MINUTE 60000000000ULL	/* ns */
+
+/*
+ * Counts one more use of a budget that is for a minute; true: that is too many. The count is in one
+ * word with the minute that it is of, which only moves on, so that no two uses count as one.
+ */
+static __always_inline bool over_rate(u32 policy, u32 kind, u32 limit)
+{
+	struct ri_usage_key key = { .policy = policy, .budget = kind };
+	u64 minute = bpf_ktime_get_boot_ns() / RI_MINUTE;
+	u64 *word, before;
+
+	if (limit == RI_UNLIMITED)
+		return false;
+	word = usage.lookup(&key);
+	if (!word)
+		return true;
+	before = *word;
+	if (before >> 32 < minute)
+		__sync_val_compare_and_swap(word, before, minute << 32);
+	before = __sync_fetch_and_add(word, 1);
+	return (u32)before >= limit;
+}
+
 static __always_inline u64 mix(u64 hash, u64 value)
 {
 	hash = (hash ^ value) * 0x9E3779B97F4A7C15ULL;

@@ -403,7 +403,7 @@ def test_another_worker_removes_what_a_dead_one_left(probes: Probes) -> None:
     dying = KernelTables(probes.instance)
     dying.open()
     left = policy_rows(9013, NARROW)
-    dying._write(9013, left)
+    dying.prepare([(9013, NARROW)])
     dying.close()
     after = KernelTables(probes.instance)
     after.open()
