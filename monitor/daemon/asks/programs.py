@@ -2,7 +2,8 @@
 """An approver that is a program: the ask on its standard input, the answer on its standard output.
 
 It is killed with all that it started when it takes too long, when the ask is over before, and with
-the worker. Output without end is cut off, and is no answer.
+the worker. Output without end is no answer. asyncio's own subprocesses are not used: they wait for
+whoever holds the pipes, and one that is cancelled while it starts waits for good.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import contextlib
 import os
 import pwd
 import signal
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from pathlib import Path
+from typing import IO
 
 from monitor.daemon.asks.reply import BadReply, Reply, parse
 from monitor.daemon.config import Approver
@@ -25,6 +27,8 @@ LARGEST_REPLY = 64 * 1024
 LONGEST_COMPLAINT = 300
 # What a program left behind may hold its output open: it is not waited for.
 SETTLE_SECONDS = 1.0
+# A killed one ends in less, or else is waited for in the background.
+REAP_SECONDS = 0.05
 
 
 class ApproverFailed(Exception):  # noqa: N818 - as Refused
@@ -34,25 +38,43 @@ class ApproverFailed(Exception):  # noqa: N818 - as Refused
 async def ask(approver: Approver, body: bytes, socket: Path) -> Reply | None:
     """Run the program once; None: it has nothing to say. ApproverFailed."""
     try:
-        identity, home = _identity(approver.user)
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", RUNNER, str(os.getpid()), *identity, *approver.run),
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd="/",
-            env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "RI_SOCKET": str(socket)},
-            start_new_session=True,
-        )
+        running = _Running(_start(approver, body, socket))
     except (OSError, KeyError) as error:
         raise ApproverFailed(f"cannot run {approver.run[0]}: {error}") from error
     try:
         async with asyncio.timeout(approver.timeout):
-            return await _spoken(process, body)
+            status = await running.ended
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(running.silent.wait(), SETTLE_SECONDS)
     except TimeoutError:
         raise ApproverFailed(f"no answer within {approver.timeout:g} s") from None
     finally:
-        _kill(process)
+        running.end()
+    if status:
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        said = running.complaint.decode("utf-8", "backslashreplace").strip().partition("\n")[0]
+        raise ApproverFailed(f"it ended with {how}" + (f": {said}" if said else ""))
+    try:
+        return parse(running.output)
+    except BadReply as error:
+        raise ApproverFailed(str(error)) from error
+
+
+def _start(approver: Approver, body: bytes, socket: Path) -> subprocess.Popen[bytes]:
+    identity, home = _identity(approver.user)
+    # A file, because nobody need read it, or all of it.
+    with os.fdopen(os.memfd_create("ask"), "w+b") as told:
+        told.write(body)
+        told.seek(0)
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", RUNNER, str(os.getpid()), *identity, *approver.run],
+            stdin=told,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            env={"PATH": PATH, "LANG": "C.UTF-8", "HOME": home, "RI_SOCKET": str(socket)},
+            start_new_session=True,
+        )
 
 
 def _identity(user: str) -> tuple[tuple[str, str, str], str]:
@@ -65,53 +87,60 @@ def _identity(user: str) -> tuple[tuple[str, str, str], str]:
     return numbers, entry.pw_dir
 
 
-async def _spoken(process: Process, body: bytes) -> Reply | None:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    assert process.stderr is not None
-    telling = asyncio.create_task(_tell(process.stdin, body))
-    reading = [
-        asyncio.create_task(_read(stream, limit))
-        for stream, limit in ((process.stdout, LARGEST_REPLY), (process.stderr, LONGEST_COMPLAINT))
-    ]
-    try:
-        status = await process.wait()
-        await asyncio.wait(reading, timeout=SETTLE_SECONDS)
-        output, complaint = [
-            task.result() if task.done() and not task.cancelled() else b"" for task in reading
-        ]
-    finally:
-        for task in (telling, *reading):
-            task.cancel()
-    if status:
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        said = complaint.decode("utf-8", "backslashreplace").strip().partition("\n")[0]
-        raise ApproverFailed(f"it ended with {how}" + (f": {said}" if said else ""))
-    if len(output) > LARGEST_REPLY:
-        raise ApproverFailed(f"it answered with more than {LARGEST_REPLY} bytes")
-    try:
-        return parse(output)
-    except BadReply as error:
-        raise ApproverFailed(str(error)) from error
+class _Running:
+    """A program that runs: `ended` becomes its status; `silent` once its output is closed."""
 
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.output = b""
+        self.complaint = b""
+        self.silent = asyncio.Event()
+        self._process = process
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[int] = self._loop.create_future()
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._pidfd, self._exited)
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._open: set[IO[bytes]] = {process.stdout, process.stderr}
+        for stream in tuple(self._open):
+            os.set_blocking(stream.fileno(), False)
+            self._loop.add_reader(stream.fileno(), self._read, stream)
 
-async def _tell(stream: asyncio.StreamWriter, body: bytes) -> None:
-    # A program need not read what it is told.
-    with contextlib.suppress(ConnectionError):
-        stream.write(body)
-        await stream.drain()
+    def end(self) -> None:
+        """Kill what still runs, and let go of its output."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(REAP_SECONDS)
+        for stream in tuple(self._open):
+            self._close(stream)
+
+    def _exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        status = self._process.wait()
+        if not self.ended.done():
+            self.ended.set_result(status)
+
+    def _read(self, stream: IO[bytes]) -> None:
+        try:
+            piece = os.read(stream.fileno(), LARGEST_REPLY)
+        except BlockingIOError:
+            return
+        if not piece:
+            self._close(stream)
+        elif stream is self._process.stderr:
+            self.complaint = (self.complaint + piece)[:LONGEST_COMPLAINT]
+        else:
+            self.output += piece
+            if len(self.output) > LARGEST_REPLY and not self.ended.done():
+                problem = f"it answered with more than {LARGEST_REPLY} bytes"
+                self.ended.set_exception(ApproverFailed(problem))
+
+    def _close(self, stream: IO[bytes]) -> None:
+        self._open.discard(stream)
+        self._loop.remove_reader(stream.fileno())
         stream.close()
-
-
-async def _read(stream: asyncio.StreamReader, limit: int) -> bytes:
-    """At most one byte more than `limit`; the rest is read and forgotten."""
-    kept = b""
-    while piece := await stream.read(LARGEST_REPLY):
-        kept = (kept + piece)[: limit + 1]
-    return kept
-
-
-def _kill(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if not self._open:
+            self.silent.set()
