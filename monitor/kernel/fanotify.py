@@ -70,10 +70,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Appeared:
-    """A name in the folder with this `handle`; the handle is "" where events were lost."""
+    """A name in the folder with this `handle`; the handle is "" where events were lost.
+
+    `folder`: what appeared is a folder.
+    """
 
     handle: bytes
     name: str
+    folder: bool
 
 
 def permission_group() -> int:
@@ -127,7 +131,7 @@ def except_opens(group: int, fd: int) -> None:
 
 def mark_names(group: int, directory: int) -> None:
     """Tell of names that appear in the folder that `directory` is open on."""
-    _mark(group, FAN_MARK_ADD, FAN_CREATE | FAN_MOVED_TO | FAN_ONDIR, directory, None)
+    _mark(group, FAN_MARK_ADD, FAN_CREATE | FAN_MOVED_TO | FAN_ONDIR, directory, ".")
 
 
 def _mark(group: int, flags: int, mask: int, directory: int, name: str | None) -> None:
@@ -182,14 +186,14 @@ def read_names(group: int) -> list[Appeared]:
     found = []
     for mask, _fd, _pid, infos in _events(data):
         if mask & FAN_Q_OVERFLOW:
-            found.append(Appeared(b"", ""))
+            found.append(Appeared(b"", "", True))
         for kind, body in infos:
             if kind == INFO_DFID_NAME:
                 # An fsid of 8 bytes, struct file_handle, the name with a zero byte.
                 (size, _type) = _HANDLE.unpack_from(body, 8)
                 end = 8 + _HANDLE.size + size
                 name = body[end:].split(b"\0", 1)[0]
-                found.append(Appeared(body[:end], os.fsdecode(name)))
+                found.append(Appeared(body[:end], os.fsdecode(name), bool(mask & FAN_ONDIR)))
     return found
 
 

@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
+from monitor.daemon.view import live
 from monitor.daemon.view.aliases import aliases
 from monitor.daemon.view.patterns import Reach
 from monitor.daemon.view.request import Identity, ViewError, ViewRequest
 from monitor.daemon.view.rest import read_only_rest
-from monitor.daemon.view.run import NOTHING_RUNS, OPTIONS, RUN_FOLDERS, hide_run
+from monitor.daemon.view.room import ATTRIBUTES, EMPTY_FILE, EMPTY_FOLDER, new_room
+from monitor.daemon.view.run import NOTHING_RUNS, RUN_FOLDERS, hide_run
 from monitor.daemon.view.ssh import Copies
 from monitor.daemon.view.targets import Search
 from monitor.daemon.view.terminals import new_terminals, own_terminals
@@ -34,13 +36,6 @@ PROC = "/proc"
 # Sockets outside /run that lead out of a session: X, ssh, gpg, tmux, D-Bus.
 SOCKET_PATTERNS = ("/tmp/.X11-unix", "/tmp/.ICE-unix", "/tmp/ssh-*", "/tmp/tmux-*", "/tmp/dbus-*")
 SOCKET_LIMIT = 4096
-
-EMPTY_FILE = "file"
-EMPTY_FOLDER = "folder"
-ATTRIBUTES = {
-    MaskKind.READ_ONLY: mounts.MOUNT_ATTR_RDONLY,
-    MaskKind.NO_EXEC: mounts.MOUNT_ATTR_RDONLY | mounts.MOUNT_ATTR_NOEXEC,
-}
 
 
 @dataclass(slots=True)
@@ -77,7 +72,7 @@ def build(namespace: int, request: ViewRequest) -> Report:
         copies = Copies.read() if identity.user_namespace else Copies()
         proc = terminals = None
         with step("make a file system of the view:"):
-            room = keep(_room(copies, identity))
+            room = keep(new_room(copies, identity))
             if request.own_proc:
                 proc = keep(mounts.new_filesystem("proc", {"hidepid": "4"}, NOTHING_RUNS))
             if request.own_terminals:
@@ -118,6 +113,23 @@ def build(namespace: int, request: ViewRequest) -> Report:
     return report
 
 
+def narrow(namespace: int, request: ViewRequest) -> Report:
+    """Enter the namespace of a session that runs, and mask what is not masked there yet."""
+    report = Report()
+    with step("enter the mount namespace:"):
+        setns(namespace, CLONE_NEWNS)
+    root = mounts.open_root()
+    try:
+        found = Search(Reach(request.rules), request.mask_limit).run(request.masks)
+        for path, kinds in aliases(found.targets, Reach(request.rules)).items():
+            found.targets.setdefault(path, set()).update(kinds)
+        report.masked = len(live.mask(root, found.targets))
+        report.notes += found.notes
+    finally:
+        os.close(root)
+    return report
+
+
 def rehearse() -> None:
     """Do all of it that leaves nothing behind; a maker that has done it once is quicker."""
     request = ViewRequest(Identity(0, 0, False), ((),), (), False, True, True, True, (), 1)
@@ -125,7 +137,7 @@ def rehearse() -> None:
         request = ViewRequest.from_json(request.to_json())
         _targets(request, Reach(request.rules), Report())
         mounts.mounts()
-        os.close(_room(Copies.read(), request.identity))
+        os.close(new_room(Copies.read(), request.identity))
         os.close(new_terminals())
 
 
@@ -154,17 +166,7 @@ def _foreign_sockets(request: ViewRequest, reach: Reach) -> Iterator[str]:
                 yield path
 
 
-# -- the file system of the masks ------------------------------------------------------------------
-
-
-def _room(copies: Copies, identity: Identity) -> int:
-    """A detached, read-only file system: an empty file and folder of mode 000, ssh's files."""
-    room = mounts.new_filesystem("tmpfs", OPTIONS, NOTHING_RUNS)
-    os.mknod(EMPTY_FILE, stat.S_IFREG, dir_fd=room)
-    os.mkdir(EMPTY_FOLDER, 0, dir_fd=room)  # noqa: PTH102 - relative to a descriptor
-    copies.write(room, identity.uid, identity.gid)
-    mounts.add_attributes(room, mounts.MOUNT_ATTR_RDONLY, "tmpfs")
-    return room
+# -- masks -----------------------------------------------------------------------------------------
 
 
 class _Node:

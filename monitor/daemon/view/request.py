@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 
 from monitor.policy.plan import FileAccess, MaskKind, Plan, Policy, ViewPlan
 
+DEFAULT_MASK_LIMIT = 4096
+
 
 class ViewError(Exception):
     """The view cannot be made; the message names the step and the object."""
@@ -76,6 +78,53 @@ class ViewRequest:
             own_terminals=fields["own_terminals"],
             read_only_rest=fields["read_only_rest"],
             sockets=tuple(fields["sockets"]),
+            mask_limit=fields["mask_limit"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRequest:
+    """What a watcher is told; `rules` and `masks` as ViewRequest's.
+
+    `opens` are the patterns on opens in the order that the memory's rows count them, each with
+    whether it denies. `masking`: the session has a view in which names that appear are masked.
+    """
+
+    rules: tuple[tuple[tuple[str, bool], ...], ...]
+    masks: tuple[tuple[str, MaskKind], ...]
+    opens: tuple[tuple[str, bool], ...]
+    masking: bool
+    mask_limit: int
+
+    @classmethod
+    def of(
+        cls,
+        plan: Plan,
+        masks: tuple[tuple[str, MaskKind], ...],
+        opens: tuple[tuple[str, bool], ...],
+    ) -> WatchRequest:
+        """What is to be watched for a session under `plan`."""
+        return cls(
+            rules=tuple(_rules(policy) for policy in plan.policies),
+            masks=masks,
+            opens=opens,
+            masking=plan.view is not None,
+            mask_limit=DEFAULT_MASK_LIMIT if plan.view is None else plan.view.mask_limit,
+        )
+
+    def to_json(self) -> bytes:
+        fields = asdict(self) | {"masks": [(pattern, kind.value) for pattern, kind in self.masks]}
+        return json.dumps(fields).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> WatchRequest:
+        """The reverse of `to_json`; trusts what it reads."""
+        fields = json.loads(text)
+        return cls(
+            rules=tuple(tuple((path, writes) for path, writes in link) for link in fields["rules"]),
+            masks=tuple((pattern, MaskKind(kind)) for pattern, kind in fields["masks"]),
+            opens=tuple((pattern, denies) for pattern, denies in fields["opens"]),
+            masking=fields["masking"],
             mask_limit=fields["mask_limit"],
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,13 +32,15 @@ READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 @dataclass(slots=True)
 class Found:
-    """What is to be masked: path to kinds. `notes` is for the launch record."""
+    """What is to be masked: path to kinds, and to patterns. `notes` is for the launch record."""
 
     targets: dict[str, set[MaskKind]] = field(default_factory=dict)
+    patterns: dict[str, set[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, path: str, kind: MaskKind) -> None:
-        self.targets.setdefault(path, set()).add(kind)
+    def add(self, path: str, pattern: Pattern) -> None:
+        self.targets.setdefault(path, set()).add(pattern.kind)
+        self.patterns.setdefault(path, set()).add(pattern.text)
 
 
 class Sought(NamedTuple):
@@ -54,10 +56,17 @@ class Sought(NamedTuple):
 
 
 class Search:
-    """One walk for all patterns. `limit` bounds the matches."""
+    """One walk for all patterns. `limit` bounds the matches.
 
-    def __init__(self, reach: Reach, limit: int) -> None:
+    `visit` is told of each folder in which a name may matter, before it is looked at: its
+    descriptor, and its path.
+    """
+
+    def __init__(
+        self, reach: Reach, limit: int, visit: Callable[[int, str], None] | None = None
+    ) -> None:
         self.found = Found()
+        self._visit = visit
         self._reach = reach
         self._limit = limit
         self._walked = 0
@@ -92,6 +101,8 @@ class Search:
         """Match the entries of `directory`, which is at `path` ("" is the root)."""
         sought = self._sought(tuple(states))
         if not sought.scans:
+            if self._visit is not None:
+                self._visit(directory, path or "/")
             for name, after in sought.literal.items():
                 self._step(directory, f"{path}/{name}", name, after)
             return
@@ -108,6 +119,8 @@ class Search:
         try:
             if path.count("/") > DEPTH_LIMIT:
                 raise ViewError(f"cannot search {path}: more than {DEPTH_LIMIT} folders deep")
+            if self._visit is not None:
+                self._visit(directory, path or "/")
             with os.scandir(directory) as listing:
                 # A file system of the user's own can list names without end.
                 entries = list(islice(listing, WALK_LIMIT - self._walked + 1))
@@ -210,7 +223,7 @@ class Search:
 
     def _match(self, path: str, pattern: Pattern, facts: os.stat_result) -> None:
         new = path not in self.found.targets
-        self.found.add(path, pattern.kind)
+        self.found.add(path, pattern)
         if len(self.found.targets) > self._limit:
             raise ViewError(
                 f"cannot mask {path}: the masks match more than {self._limit} objects;"

@@ -20,12 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon.view.helper import ANSWER_BYTES, MESSAGE
-from monitor.daemon.view.request import Identity, ViewError, ViewRequest
+from monitor.daemon.view.helper import ANSWER_BYTES, NARROW, VIEW, WATCH
+from monitor.daemon.view.request import Identity, ViewError, ViewRequest, WatchRequest
 from monitor.kernel import mounts
 from monitor.policy.plan import Plan
 
-__all__ = ["Helper", "Identity", "ViewError", "Viewed", "make", "prepare"]
+__all__ = [
+    "Helper",
+    "Identity",
+    "ViewError",
+    "Viewed",
+    "Watched",
+    "make",
+    "namespace_of",
+    "narrow",
+    "prepare",
+    "watch",
+]
 
 SEND_SECONDS = 1.0
 
@@ -36,6 +47,15 @@ class Viewed:
 
     masked: int
     milliseconds: float
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What a watcher found: inodes whose opens wait, folders watched, and what it cannot do."""
+
+    marked: int
+    watched: int
     notes: tuple[str, ...] = ()
 
 
@@ -62,11 +82,58 @@ async def make(pid: int, plan: Plan, identity: Identity) -> Viewed:
                 f"cannot prepare the namespaces of process {pid}: {error.strerror}"
                 f" ({error.filename})"
             ) from error
-        answer = await _ask(namespace, request)
-    if "problem" in answer:
-        raise ViewError(str(answer["problem"]))
+        answer = await _ask(VIEW, namespace, request.to_json())
     milliseconds = round((time.perf_counter() - began) * 1000, 3)
     return Viewed(answer["masked"], milliseconds, tuple(answer["notes"]))
+
+
+async def narrow(pid: int, plan: Plan) -> Viewed:
+    """Mask what `plan` takes away in the view of a session that runs and that `pid` is of.
+
+    What its processes have open, or stand in, stays with them. ViewError where it has no view, or
+    something cannot be masked; what was masked until then stays so. A watcher of the session is to
+    be told instead, where there is one: two must not work in one view.
+    """
+    began = time.perf_counter()
+    try:
+        request = ViewRequest.of(plan, Identity(0, 0, False))
+    except ValueError as error:
+        raise ViewError(f"cannot narrow the view of process {pid}: {error}") from error
+    namespace = namespace_of(pid)
+    try:
+        answer = await _ask(NARROW, namespace, request.to_json())
+    finally:
+        os.close(namespace)
+    milliseconds = round((time.perf_counter() - began) * 1000, 3)
+    return Viewed(answer["masked"], milliseconds, tuple(answer["notes"]))
+
+
+async def watch(
+    namespace: int, request: WatchRequest, channel: int, opens: int, names: int, memory: int
+) -> Watched:
+    """Have a watcher work in `namespace` until the other end of `channel` is closed.
+
+    Returns when all that is there is marked. ViewError where that cannot be done; then there is
+    no watcher.
+    """
+    answer = await _ask(WATCH, namespace, request.to_json(), channel, opens, names, memory)
+    return Watched(answer["marked"], answer["watched"], tuple(answer["notes"]))
+
+
+def namespace_of(pid: int) -> int:
+    """The mount namespace of a session's process, which must not be ours. ViewError."""
+    try:
+        namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ViewError(f"process {pid} has no mount namespace: {error.strerror}") from error
+    ours = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if os.path.sameopenfile(namespace, ours):
+            os.close(namespace)
+            raise ViewError(f"process {pid} has no view of its own")
+    finally:
+        os.close(ours)
+    return namespace
 
 
 # -- what the child must be ------------------------------------------------------------------------
@@ -158,13 +225,13 @@ class Helper:
         mine.settimeout(SEND_SECONDS)
         self._channel = mine
 
-    def send(self, namespace: int, request: int, answer: int) -> None:
+    def send(self, message: bytes, descriptors: list[int]) -> None:
         """Hand over one request; OSError where no helper takes it."""
         for attempt in (1, 2):
             self.start()
             assert self._channel is not None
             try:
-                socket.send_fds(self._channel, [MESSAGE], [namespace, request, answer])
+                socket.send_fds(self._channel, [message], descriptors)
             except (BrokenPipeError, ConnectionError):
                 if attempt == 2:
                     raise
@@ -199,17 +266,17 @@ def finish() -> None:
     _helper.stop()
 
 
-async def _ask(namespace: int, request: ViewRequest) -> dict[str, Any]:
-    """The answer of the helper to `request`."""
+async def _ask(message: bytes, namespace: int, request: bytes, *more: int) -> dict[str, Any]:
+    """The answer of a maker to `request`. ViewError where it says what it cannot do."""
     with ExitStack() as stack:
         try:
             file = os.memfd_create("view")
             stack.callback(os.close, file)
-            os.write(file, request.to_json())
+            os.write(file, request)
             read_end, write_end = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             stack.callback(os.close, read_end)
             try:
-                _helper.send(namespace, file, write_end)
+                _helper.send(message, [namespace, file, write_end, *more])
             finally:
                 os.close(write_end)
         except OSError as error:
@@ -219,6 +286,8 @@ async def _ask(namespace: int, request: ViewRequest) -> dict[str, Any]:
     if not text:
         raise ViewError("the helper that makes the view ended, or took too long")
     answer: dict[str, Any] = json.loads(text)
+    if "problem" in answer:
+        raise ViewError(str(answer["problem"]))
     return answer
 
 
