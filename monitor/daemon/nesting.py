@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import sysconfig
 import time
@@ -57,6 +58,7 @@ def launcher(api: Path, socket: Path) -> Launcher:
         socket=resolve(str(socket)),
         programs=_there(resolve, (python, *INTERPRETERS, *COMMANDS)),
         files=_there(resolve, (LOADER_INDEX, *libraries)),
+        devices=(os.devnull,),
         trees=_there(resolve, (str(ROOT), standard)),
     )
 

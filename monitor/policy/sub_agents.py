@@ -44,7 +44,7 @@ MOST_POLICIES = 8
 SECTION = "sub-agents"
 SOCKET_VARIABLE = "RI_SOCKET"
 # What changes a file that may not be written: a view's read-only mounts refuse it, Landlock does
-# not (it refuses the later ones of their kind in the floor).
+# not. Later calls of the kind are refused by the floor.
 _MODES = (
     *("chmod", "fchmod", "fchmodat", "chown", "fchown", "lchown", "fchownat"),
     *("utime", "utimes", "futimesat", "utimensat"),
@@ -64,13 +64,15 @@ class Launcher:
     """How a session's processes get to `ri-exec`.
 
     `socket` is the launch socket and `api` the one that RI_SOCKET names. `programs` are files that
-    it needs to execute, `files` to read; `trees` are folders to read. All are free of links.
+    it needs to execute, `files` to read, `devices` to write as well; `trees` are folders to read.
+    All are free of links.
     """
 
     api: str
     socket: str
     programs: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
 
 
@@ -83,6 +85,7 @@ def opened(policy: Policy, launcher: Launcher) -> Policy:
         for paths, tree, access in (
             (launcher.programs, False, execute),
             (launcher.files, False, read),
+            (launcher.devices, False, FileAccess.READ | FileAccess.WRITE),
             (launcher.trees, True, read),
         )
         for path in paths
@@ -150,7 +153,7 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
         if VIEW not in missing:
             missing.append(VIEW)
     rules = plan.syscalls.rules
-    if not _writes_all(own, above.policies):
+    if plan.view is not None and not _writes_all(own, above.policies):
         known = {rule.number for rule in rules if not rule.tests}
         rules += tuple(
             SyscallRule(name, NUMBERS[name], SyscallVerdict.EPERM, _MODES_WHY)

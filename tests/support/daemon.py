@@ -203,10 +203,8 @@ class Daemon:
             wait_until(lambda: "populated 0" in (root / "cgroup.events").read_text())
         for mount in (unified_mount(), legacy_mount("pids"), legacy_mount("memory")):
             if mount is not None and (mount / self.instance).is_dir():
-                for child in (mount / self.instance).iterdir():
-                    if child.is_dir():
-                        child.rmdir()
-                (mount / self.instance).rmdir()
+                for folder, _names, _files in os.walk(mount / self.instance, topdown=False):
+                    os.rmdir(folder)  # noqa: PTH106 - as os.walk names it
         shutil.rmtree(BPFFS / self.instance, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -25,6 +25,7 @@ from monitor.daemon.launch.readback import NotWorn
 from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer, peer_of
+from monitor.launch import protocol
 from monitor.launch.protocol import ProtocolError
 from monitor.policy.action import Verb, Verdict
 from monitor.session.session import Session
@@ -92,6 +93,7 @@ class Launching:
             whose, most = self._whose(peer)
             if self._waiting[whose] >= most:
                 channel.refuse("too many of your launches are under way", "try again in a moment")
+                await _heard(connection)
                 return
             self._waiting[whose] += 1
             launch = Launch(self.context, channel, peer, peer.uid in self._known)
@@ -193,3 +195,13 @@ class Launching:
             reason=reason,
             pid=launch.peer.pid,
         )
+
+
+async def _heard(connection: socket.socket) -> None:
+    """Wait until the other side has read the refusal: closing on unread data would take it back."""
+    with contextlib.suppress(TimeoutError, OSError):
+        async with asyncio.timeout(FAREWELL_SECONDS):
+            while True:
+                await readable(connection)
+                if not connection.recv(protocol.MAXIMUM, socket.MSG_DONTWAIT):
+                    return
