@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import seccomp
@@ -66,8 +66,17 @@ class Rule:
     tests: tuple[Condition, ...] = ()
 
 
-def build(rules: Iterable[Rule], first_unknown: int) -> bytes:
-    """The filter as an array of struct sock_filter; ValueError names a rule that does not fit."""
+def build(rules: Iterable[Rule], first_unknown: int, notified: Collection[int] = ()) -> bytes:
+    """The filter as an array of struct sock_filter; ValueError names a rule that does not fit.
+
+    Calls in `notified` wait for who holds the filter's listener, where no rule refuses them.
+    """
+    rules = list(rules)
+    waiting = set(notified) - {rule.number for rule in rules if not rule.tests}
+    partly = waiting & {rule.number for rule in rules}
+    if partly:
+        # libseccomp would take the one without tests for all.
+        raise ValueError(f"calls {sorted(partly)} cannot be refused in part and notified")
     made = seccomp.SyscallFilter(seccomp.ALLOW)
     made.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for rule in rules:
@@ -76,6 +85,8 @@ def build(rules: Iterable[Rule], first_unknown: int) -> bytes:
             made.add_rule_exactly(action, rule.number, *map(_argument, rule.tests))
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"libseccomp does not take {rule}: {error}") from error
+    for number in sorted(waiting):
+        made.add_rule_exactly(seccomp.NOTIFY, number)
     code = _prologue(first_unknown) + _export(made)
     count = len(code) // INSTRUCTION.size
     if count > MAXIMUM:

@@ -50,10 +50,14 @@ class Channel:
             )
         return cls(connection, path)
 
-    def send(self, kind: str, *fields: tuple[str, bytes]) -> None:
+    def send(
+        self, kind: str, *fields: tuple[str, bytes], descriptors: "list[int] | None" = None
+    ) -> None:
         data = protocol.encode(kind, *fields)
+        rights = b"".join(each.to_bytes(DESCRIPTOR, "little") for each in descriptors or [])
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if rights else []
         try:
-            self.connection.send(data)
+            self.connection.sendmsg([data], ancillary)
         except TimeoutError as error:
             raise LaunchError("the daemon does not take what is sent to it") from error
         except OSError as error:

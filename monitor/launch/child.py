@@ -76,6 +76,8 @@ class Child:
         """A hint where the person can do something about a step that failed."""
         if self.step == "unshare namespaces":
             return "this host forbids user namespaces: `rictl doctor` says what to change"
+        if self.step == "install the system call filter" and error.errno == errno.EBUSY:
+            return "it is started in a sandbox that holds system calls itself; only one can"
         return ""
 
     # -- the steps -----------------------------------------------------------------------------
@@ -98,10 +100,13 @@ class Child:
         kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         counts = self.restrict()
         self.step = "install the system call filter"
-        kernel.install_filter(_content(self.filter))
+        listen = self.session.get("listen") is not None
+        listener = kernel.install_filter(_content(self.filter), listen=listen)
         self.step = "report to the daemon"
         self.channel.send(
-            protocol.CONFINED, *((name, str(count).encode()) for name, count in counts.items())
+            protocol.CONFINED,
+            *((name, str(count).encode()) for name, count in counts.items()),
+            descriptors=[listener] if listen else [],
         )
         self.channel.receive(protocol.GO)
         # From here the daemon ends the session in its own order when the launcher dies: its

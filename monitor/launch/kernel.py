@@ -72,6 +72,7 @@ LANDLOCK_FILE_RIGHTS = (
 
 # uapi/linux/seccomp.h
 SECCOMP_SET_MODE_FILTER = 1
+SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 FILTER_INSTRUCTION = 8  # bytes of struct sock_filter, uapi/linux/filter.h
 
 # asm-generic/resource.h
@@ -213,15 +214,19 @@ def landlock_restrict(ruleset: int) -> None:
     call(NR_LANDLOCK_RESTRICT_SELF, ruleset, 0)
 
 
-def install_filter(code: bytes) -> None:
-    """Put on a seccomp filter: an array of struct sock_filter."""
+def install_filter(code: bytes, *, listen: bool) -> int:
+    """Put on a seccomp filter: an array of struct sock_filter.
+
+    `listen`: the descriptor that its notifications come to; EBUSY where one exists already. Else 0.
+    """
     count, rest = divmod(len(code), FILTER_INSTRUCTION)
     if rest or not count or count > 0xFFFF:
         raise OSError(22, "not a seccomp filter")
     buffer = (_Byte * len(code)).from_buffer_copy(code)
     # struct sock_fprog: unsigned short len, padding, pointer.
     program = _u64(count) + _u64(addressof(buffer))
-    call(NR_SECCOMP, SECCOMP_SET_MODE_FILTER, 0, program)
+    flags = SECCOMP_FILTER_FLAG_NEW_LISTENER if listen else 0
+    return call(NR_SECCOMP, SECCOMP_SET_MODE_FILTER, flags, program)
 
 
 def signal_descriptor(signals: "set[int]") -> int:

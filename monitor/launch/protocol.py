@@ -15,9 +15,10 @@ be repeated, and order is kept. Unknown kinds and names are errors on both sides
                                          ←    go
                                          ←    notice, any number, as long as CMD runs
 
-The daemon moves the child into the session's cgroup while it confines itself. `refused` may stand
-in place of any answer; the daemon closes the connection after it. The kernel tells the daemon who
-sent each message (SCM_CREDENTIALS).
+The descriptor of the filter's listener comes with `confined`, where `listen` of `session` asks for
+one. The daemon moves the child into the session's cgroup while it confines itself. `refused` may
+stand in place of any answer; the daemon closes the connection after it. The kernel tells the
+daemon who sent each message (SCM_CREDENTIALS).
 
 No module of monitor.launch imports what the launcher can do without, `__future__` included: each
 import is paid at every launch.
@@ -68,6 +69,7 @@ NAMES: dict[str, frozenset[str]] = {
             "seconds",  # how long the child waits for an answer
             "keep",  # repeated: a name of an environment variable
             "set",  # repeated: NAME=VALUE
+            "listen",  # the filter is to have a listener
             "files",  # RLIMIT_NOFILE
             # Only for a launcher that root started.
             "uid",

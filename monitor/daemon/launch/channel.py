@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's end of a launch connection: messages, each with the process that really sent it.
 
-Whoever is at the other end is not trusted: messages have a limit, descriptors are not taken, and
-nothing is ever waited for but the next message.
+Whoever is at the other end is not trusted: messages have a limit, descriptors are taken only where
+one is due, and nothing is ever waited for but the next message.
 """
 
 from __future__ import annotations
@@ -39,13 +39,24 @@ class LaunchChannel:
 
         Closed; ProtocolError where it is not the message that is due.
         """
+        message, pid, _descriptor = await self._receive(kind, sender, 0)
+        return message, pid
+
+    async def receive_one(self, kind: str, sender: int) -> tuple[Message, int]:
+        """The same, of a message that must come with a descriptor; the caller closes it."""
+        message, _pid, descriptors = await self._receive(kind, sender, 1)
+        return message, descriptors[0]
+
+    async def _receive(
+        self, kind: str, sender: int | None, due: int
+    ) -> tuple[Message, int, list[int]]:
         while True:
             try:
-                return self._take(kind, sender)
+                return self._take(kind, sender, due)
             except BlockingIOError:
                 await readable(self.connection)
 
-    def _take(self, kind: str, sender: int | None) -> tuple[Message, int]:
+    def _take(self, kind: str, sender: int | None, due: int) -> tuple[Message, int, list[int]]:
         try:
             data, ancillary, flags, _address = self.connection.recvmsg(
                 protocol.MAXIMUM, ANCILLARY, socket.MSG_CMSG_CLOEXEC
@@ -53,18 +64,14 @@ class LaunchChannel:
         except ConnectionError as error:
             raise Closed(str(error)) from error
         pid, descriptors = _unpack(ancillary)
-        for descriptor in descriptors:
-            os.close(descriptor)
-        if not data:
-            raise Closed
-        if descriptors or flags & socket.MSG_CTRUNC:
-            raise ProtocolError("a message came with descriptors")
-        if flags & socket.MSG_TRUNC:
-            raise ProtocolError(f"a message of more than {protocol.MAXIMUM} bytes")
-        message = protocol.decode(data).expect(kind)
-        if sender is not None and pid != sender:
-            raise ProtocolError(f"`{kind}` came from process {pid}, not from {sender}")
-        return message, pid
+        try:
+            message = _message(data, flags, len(descriptors), kind, due)
+            _check_sender(kind, pid, sender)
+        except (Closed, ProtocolError):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        return message, pid, descriptors
 
     def send(self, kind: str, *fields: tuple[str, bytes], descriptors: Sequence[int] = ()) -> None:
         """Closed where the other end is gone or does not read what it is sent."""
@@ -81,6 +88,23 @@ class LaunchChannel:
             fields.append(("hint", _line(hint)))
         with contextlib.suppress(Closed):
             self.send(protocol.REFUSED, *fields)
+
+
+def _message(data: bytes, flags: int, descriptors: int, kind: str, due: int) -> Message:
+    """The message of a packet, which must be of this kind and come with so many descriptors."""
+    if not data:
+        raise Closed
+    if flags & socket.MSG_TRUNC:
+        raise ProtocolError(f"a message of more than {protocol.MAXIMUM} bytes")
+    message = protocol.decode(data).expect(kind)
+    if descriptors != due or flags & socket.MSG_CTRUNC:
+        raise ProtocolError(f"`{kind}` came with {descriptors} descriptors, not {due}")
+    return message
+
+
+def _check_sender(kind: str, pid: int, sender: int | None) -> None:
+    if sender is not None and pid != sender:
+        raise ProtocolError(f"`{kind}` came from process {pid}, not from {sender}")
 
 
 def _line(text: str) -> bytes:

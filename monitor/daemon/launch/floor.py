@@ -18,13 +18,16 @@ ERRORS = {
 
 
 @lru_cache(maxsize=64)
-def export(plan: SyscallPlan) -> bytes:
+def export(plan: SyscallPlan, listen: bool = True) -> bytes:
     """The filter as an array of struct sock_filter. ValueError: a rule that it cannot hold.
 
+    `listen`: calls wait for the gate. A filter tree has one listener, that of the outermost
+    session; a further filter that lets calls wait would take them away from it.
     Building takes 8 ms, more than all the rest of a launch in the daemon; plans of the same
     profile are equal, and so is their filter.
     """
-    return seccomp.build(map(_rule, plan.rules), plan.first_unknown)
+    notified = plan.notified if listen else ()
+    return seccomp.build(map(_rule, plan.rules), plan.first_unknown, notified)
 
 
 def _rule(rule: SyscallRule) -> seccomp.Rule:
