@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rules on program starts say of one: by file, by arguments, by content.
+
+Small and pure: the gate's process judges by it, and so does the reference.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from monitor.policy.action import Verdict
+from monitor.policy.patterns import is_within, pattern
+from monitor.policy.plan import ExecRule, Label, Policy
+
+ANY_NUMBER = "..."
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A program that is about to start. Bytes are decoded as os.fsdecode does.
+
+    `path` is the file that execve(2) was given, links followed: for a script the script. `argv` is
+    what the caller passed. `resolve` makes a path free of links as the caller's process sees them;
+    `same_content` says whether the file has the content of one that the rule's pattern names.
+    """
+
+    path: str
+    argv: tuple[str, ...]
+    cwd: str
+    resolve: Callable[[str], str] = str
+    same_content: Callable[[ExecRule], bool] = lambda _rule: False
+
+
+@dataclass(frozen=True, slots=True)
+class ExecFinding:
+    """What one link says: `verdict` is ALLOW, ASK or DENY.
+
+    `rule` decided; None: no rule speaks of it, or `label` (which asks about everything) does.
+    """
+
+    link: int
+    verdict: Verdict
+    rule: ExecRule | None = None
+    label: Label | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The findings of all links, in their order.
+
+    `earned` are the labels that this start gives: indices into all labels of all policies, in
+    their order. `arguments_matter`: another argv might have been judged otherwise.
+    """
+
+    findings: tuple[ExecFinding, ...]
+    earned: tuple[int, ...]
+    arguments_matter: bool
+
+    @property
+    def verdict(self) -> Verdict:
+        """Deny beats ask beats allow."""
+        found = {each.verdict for each in self.findings}
+        return next((each for each in (Verdict.DENY, Verdict.ASK) if each in found), Verdict.ALLOW)
+
+
+def judge(
+    policies: Sequence[Policy], program: Program, earned: frozenset[int] = frozenset()
+) -> Judgement:
+    """Judge a program start by every policy; `earned` are labels that the session has already.
+
+    A label that this very start earns does not narrow it yet.
+    """
+    findings: list[ExecFinding] = []
+    gives: list[int] = []
+    matter = False
+    first = 0
+    for link, policy in enumerate(policies):
+        rules = list(policy.exec)
+        asking: Label | None = None
+        for index, label in enumerate(policy.labels, first):
+            if index in earned:
+                rules += label.rules
+                asking = asking or (label if label.ask else None)
+            else:
+                matter = matter or any(_depends(rule, program) for rule in label.exec)
+                if any(matches(rule, program) for rule in label.exec):
+                    gives.append(index)
+        first += len(policy.labels)
+        matter = matter or any(_depends(rule, program) for rule in rules)
+        findings.append(_finding(link, rules, asking, program))
+    return Judgement(tuple(findings), tuple(gives), matter)
+
+
+def _finding(
+    link: int, rules: Sequence[ExecRule], asking: Label | None, program: Program
+) -> ExecFinding:
+    matching = [rule for rule in rules if matches(rule, program)]
+    for verdict in (Verdict.DENY, Verdict.ASK):
+        for rule in matching:
+            if rule.verdict is verdict:
+                return ExecFinding(link, verdict, rule)
+    if asking is not None:
+        return ExecFinding(link, Verdict.ASK, label=asking)
+    return ExecFinding(link, Verdict.ALLOW)
+
+
+def matches(rule: ExecRule, program: Program) -> bool:
+    """Whether `rule` speaks of this start."""
+    return (
+        _names(rule, program)
+        and _arguments_match(rule.arguments, program.argv[1:])
+        and (rule.outside is None or _leads_outside(rule.outside, program))
+    )
+
+
+def _depends(rule: ExecRule, program: Program) -> bool:
+    return (rule.arguments is not None or rule.outside is not None) and _names(rule, program)
+
+
+def _names(rule: ExecRule, program: Program) -> bool:
+    if pattern(rule.pattern).covers(program.path):
+        return True
+    return rule.content and program.same_content(rule)
+
+
+def _arguments_match(patterns: tuple[str, ...] | None, arguments: Sequence[str]) -> bool:
+    """Whether the arguments are, one by one, what the patterns say."""
+    if patterns is None:
+        return True
+    places = _closed({0}, patterns)
+    for argument in arguments:
+        places = _closed(
+            {
+                place if patterns[place] == ANY_NUMBER else place + 1
+                for place in places
+                if place < len(patterns)
+                and (patterns[place] == ANY_NUMBER or _glob(patterns[place])(argument))
+            },
+            patterns,
+        )
+        if not places:
+            return False
+    return len(patterns) in places
+
+
+def _closed(places: set[int], patterns: tuple[str, ...]) -> set[int]:
+    """With the places behind each `...`, which may stand for nothing."""
+    closed = set(places)
+    for place in places:
+        following = place
+        while following < len(patterns) and patterns[following] == ANY_NUMBER:
+            following += 1
+            closed.add(following)
+    return closed
+
+
+@cache
+def _glob(text: str) -> Callable[[str], re.Match[str] | None]:
+    return re.compile(fnmatch.translate(text)).match
+
+
+def _leads_outside(folder: str, program: Program) -> bool:
+    """Whether an argument, or what stands behind the `=` of an option, is a path outside."""
+    options = True
+    for argument in program.argv[1:]:
+        if options and argument == "--":
+            options = False
+            continue
+        text = argument
+        if options and argument.startswith("-"):
+            _, separator, text = argument.partition("=")
+            if not separator:
+                continue
+        if text and not is_within(program.resolve(_joined(program.cwd, text)), folder):
+            return True
+    return False
+
+
+def _joined(cwd: str, text: str) -> str:
+    return text if text.startswith("/") else f"{cwd.rstrip('/')}/{text}"
