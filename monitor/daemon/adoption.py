@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monitor.daemon.context import Context
-from monitor.daemon.creation import install, session_flags
+from monitor.daemon.creation import install, row_facts
 from monitor.daemon.ending import EMPTY_SECONDS
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.probes.tables import narrowing
@@ -92,7 +92,7 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
     # Rows of policies are written before the row of the session: with it, all are there.
     whole = context.registry.whole(session)
     labels = narrowing(whole.plan.policies, whole.labels)
-    expires, flags = session.expires_boottime, session_flags(session)
+    expires, flags = row_facts(context, session)
     if row == SessionRow(expires, flags, whole.policies, labels):
         pairs = list(zip(whole.policies, whole.plan.policies, strict=True))
         context.tables.know(pairs, whole.labels)

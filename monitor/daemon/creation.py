@@ -66,6 +66,7 @@ def put_in_force(
         )
         if request.lease is not None:
             session = leases.begun(session, request.lease)
+        context.sessions.conditions.require(session)
         install(context, session)
         undo.callback(context.tables.remove, session.cgroup_id)
         context.registry.add(session)
@@ -86,13 +87,20 @@ def processes(context: Context, plan: Plan, parent: Session | None) -> int | Non
 def install(context: Context, session: Session) -> None:
     """Put the session's rows in the kernel's tables. OSError E2BIG, ENOSPC: they are full."""
     whole = context.registry.whole(session)
+    expires, flags = row_facts(context, session)
     context.tables.install(
         session.cgroup_id,
         list(zip(whole.policies, whole.plan.policies, strict=True)),
-        session.expires_boottime,
-        session_flags(session),
+        expires,
+        flags,
         whole.labels,
     )
+
+
+def row_facts(context: Context, session: Session) -> tuple[int, SessionFlag]:
+    """The expiry and the flags of a session's row: what must hold all the time counts in."""
+    expires, paused = context.sessions.conditions.row(session)
+    return expires, session_flags(session) | paused
 
 
 def session_flags(session: Session) -> SessionFlag:

@@ -26,6 +26,7 @@ FROZEN_BY = {
     Hold.AUDIT: "is frozen because its records cannot be written; it runs on when they can",
     Hold.EXPIRY: "is frozen because its time is over: it can only be ended",
     Hold.PERSON: "was frozen by a person",
+    Hold.CONDITION: "is frozen because something that must hold does not; it runs on when it does",
 }
 
 
@@ -51,7 +52,8 @@ class Holds:
         """Stop every process of a running session. IllegalTransition; OSError."""
         registry, steps = self.context.registry, Steps()
         now = registry.get(session.id)
-        if now.state is State.FROZEN and now.hold is Hold.AUDIT and hold is Hold.PERSON:
+        own = (Hold.AUDIT, Hold.CONDITION)
+        if now.state is State.FROZEN and now.hold in own and hold is Hold.PERSON:
             # The person's hold outlasts the daemon's own.
             registry.hold(session.id, hold, why)
         else:
@@ -74,6 +76,11 @@ class Holds:
         if _needs_audit(now) and self.context.recording.problem:
             registry.hold(session.id, Hold.AUDIT, "its records cannot be written")
             self.state_record(session, "frozen", "its records cannot be written", by, steps)
+            return steps.done
+        if self.context.sessions.conditions.holds_back(now):
+            why = "something that must hold does not"
+            registry.hold(session.id, Hold.CONDITION, why)
+            self.state_record(session, "frozen", why, by, steps)
             return steps.done
         registry.move(session.id, State.RUNNING, why=why)
         await ending.thaw(session, steps)

@@ -9,7 +9,6 @@ a launcher that is stopped or a daemon that is gone: then the kernel denies at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -51,11 +50,10 @@ def _ahead(session: Session) -> Session:
 
 
 class Leases:
-    """Renews the leases of one worker's sessions. `put` brings a session's row up to date."""
+    """Renews the leases of one worker's sessions."""
 
-    def __init__(self, context: Context, put: Callable[[Session], None]) -> None:
+    def __init__(self, context: Context) -> None:
         self.context = context
-        self._put = put
         self._refused: dict[str, str] = {}  # sessions whose renewal was refused, and why
 
     def renew(self, identity: str) -> None:
@@ -76,7 +74,8 @@ class Leases:
         ahead = _ahead(session)
         if ahead.expires_boottime > session.expires_boottime:
             # The kernel first: a later expiry on disk would be put in force by the next worker.
-            self._put(ahead)
+            ends, _paused = self.context.sessions.conditions.row(ahead)
+            self.context.tables.set_expiry(session.cgroup_id, ends)
             self.context.registry.extend(ahead)
 
     def forget(self, identity: str) -> None:

@@ -19,11 +19,13 @@ from typing import Any
 
 from monitor.daemon import creation, ending
 from monitor.daemon.admission import Admission, Admitted
+from monitor.daemon.conditions import Conditions
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.ending import EndingFailed, Step, Steps
 from monitor.daemon.grants import Grants
 from monitor.daemon.holds import Holds
 from monitor.daemon.kept import LIFELINE
+from monitor.daemon.leases import Leases
 from monitor.daemon.notices import Notices
 from monitor.daemon.revocation import Revocation
 from monitor.identity.grant import Grant
@@ -47,6 +49,8 @@ class Sessions:
         self.notices = Notices()
         self.holds = Holds(context, self.notices, self.end_soon, self._soon)
         self.revocation = Revocation(context, self.end, self.notices)
+        self.conditions = Conditions(context, self.holds, self.notices, self.end_soon, self._soon)
+        self.leases = Leases(context)
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -258,6 +262,8 @@ class Sessions:
             context.recording.daemon_record(session, Verb.SESSION_END, session.why, details)
             context.registry.move(identity, State.ENDED)
             context.recording.forget(session)
+            self.conditions.forget(identity)
+            self.leases.forget(identity)
             with contextlib.suppress(OSError):
                 context.kept.drop(LIFELINE + identity)
             self.notices.end(identity)

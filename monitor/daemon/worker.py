@@ -192,6 +192,7 @@ class Worker:
         except OSError as error:
             self._say(f"cannot touch {self.config.alive}: {error}")
         context.sessions.holds.expire()
+        context.sessions.conditions.tick()
         context.asks.tick()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem

@@ -25,6 +25,7 @@ from monitor.policy.plan import Plan
 from monitor.session.ledger import Ledger
 from monitor.session.order import Order
 from monitor.session.session import Denial, Hold, Session, State
+from monitor.session.signals import Standing
 
 KEEP_ENDED = 1000
 SHORTEST_REFERENCE = 4
@@ -98,6 +99,7 @@ class Registry:
         self._database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;" + SCHEMA)
         _upgrade(self._database)
         self.ledger = Ledger(path)
+        self.signals = Standing(path)
         self.problem = ""  # why changes wait to be committed
         self._unsaved: dict[str, Session] = {}
         self._live: dict[str, Session] = {}
@@ -109,6 +111,7 @@ class Registry:
     def close(self) -> None:
         self._database.close()
         self.ledger.close()
+        self.signals.close()
 
     def next_policy_ids(self, count: int) -> tuple[int, ...]:
         """Policy ids that no other session of this instance has had."""
@@ -147,6 +150,7 @@ class Registry:
     def save(self) -> None:
         """Commit what could not be committed before; `problem` says why it still cannot."""
         self.ledger.save()
+        self.signals.save()
         try:
             for session in tuple(self._unsaved.values()):
                 self._database.execute(UPDATE, (*_changing(session), session.id))
@@ -154,7 +158,7 @@ class Registry:
         except sqlite3.Error as error:
             self.problem = str(error)
         else:
-            self.problem = self.ledger.problem
+            self.problem = self.ledger.problem or self.signals.problem
 
     def move(
         self, identity: str, state: State, *, hold: Hold | None = None, why: str = ""
@@ -357,6 +361,7 @@ class Registry:
             "DELETE FROM changes WHERE session NOT IN (SELECT id FROM sessions WHERE state <> ?)",
             (State.ENDED.value,),
         )
+        self.signals.prune(self._live)
         self.ledger.prune(row[0] for row in self._database.execute("SELECT id FROM sessions"))
 
     def _remember(self, session: Session) -> None:

@@ -36,6 +36,7 @@ class Hold(Enum):
     PERSON = "person"
     AUDIT = "audit"  # its records cannot be written, and its profile requires them
     EXPIRY = "expiry"  # its time is over, and its profile says `on_expiry: freeze`
+    CONDITION = "condition"  # something that must hold does not, or a signal is against it
 
 
 class Denial(Enum):
