@@ -262,8 +262,9 @@ def _line(document: Any, location: tuple[Any, ...]) -> int:
     line = 1
     for key in location:
         try:
-            line = document.lc.value(key)[0] + 1
+            places = document.lc
+            line = (places.item if isinstance(key, int) else places.value)(key)[0] + 1
             document = document[key]
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, LookupError, TypeError):
             break
     return line
