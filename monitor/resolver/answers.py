@@ -8,23 +8,18 @@ records) is dropped, so that an answer cannot speak of a name that was not asked
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from io import BytesIO
 
 import dns.exception
-import dns.message
-import dns.name
-import dns.rdatatype
-import dns.rrset
-from dns.rdtypes.svcbbase import ParamKey
 
+from monitor.resolver import records
 from monitor.resolver.addresses import Address
-from monitor.resolver.decision import AAAA, CNAME, HTTPS, SOA, SRV, A
-from monitor.resolver.wire import FORMERR, IN, NOERROR, NXDOMAIN, write_name
+from monitor.resolver.decision import AAAA, CNAME, SOA, A
+from monitor.resolver.records import Labels, Record, Service
+from monitor.resolver.wire import FORMERR, IN, NOERROR, NXDOMAIN, OPT, write_name
 
 LONGEST_CHAIN = 16
 MOST_RECORDS = 1024  # in all sections: more take too long to read
@@ -32,8 +27,6 @@ MOST_KEPT = 100
 
 _HEADER = struct.Struct(">HHHHHH")
 _QR, _TC, _OPCODE = 0x8000, 0x0200, 0x7800
-# What a client may be told of an HTTPS record: never addresses, and never keys that hide a name.
-_KEPT_PARAMETERS = {ParamKey.ALPN, ParamKey.NO_DEFAULT_ALPN, ParamKey.PORT}
 
 
 class Unusable(Enum):
@@ -48,17 +41,6 @@ class Unusable(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """One HTTPS record (`parameters` and `port` as they may be given on) or SRV record."""
-
-    priority: int
-    target: tuple[bytes, ...]  # empty: the name itself
-    port: int | None
-    weight: int = 0
-    parameters: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
 class Answer:
     """All that upstream said to one question.
 
@@ -69,9 +51,9 @@ class Answer:
     rcode: int
     addresses: tuple[Address, ...] = ()
     services: tuple[Service, ...] = ()
-    aliases: tuple[tuple[bytes, ...], ...] = ()
+    aliases: tuple[Labels, ...] = ()
     ttl: int = 0
-    follow: tuple[bytes, ...] | None = None
+    follow: Labels | None = None
 
     @property
     def negative(self) -> bool:
@@ -132,82 +114,54 @@ def read(data: bytes, asked: Asked, lifetimes: Lifetimes, exact: bool = True) ->
     if sum(counts) > MOST_RECORDS:
         return Unusable.BROKEN
     try:
-        message = dns.message.from_wire(data)
+        return _interpret(data, asked, counts, rcode, lifetimes)
     except (dns.exception.DNSException, ValueError, struct.error):
         return Unusable.BROKEN
-    return _interpret(message, rcode, asked, lifetimes)
 
 
 def _interpret(
-    message: dns.message.Message, rcode: int, asked: Asked, lifetimes: Lifetimes
+    data: bytes, asked: Asked, counts: Sequence[int], rcode: int, lifetimes: Lifetimes
 ) -> Answer | Unusable:
-    if message.rcode() != rcode:  # the OPT record adds to it
-        return Unusable.FAILED
-    found = {
-        (each.name, int(each.rdtype)): each for each in message.answer if int(each.rdclass) == IN
-    }
-    at = dns.name.Name((*asked.labels, b""))
+    every = list(records.find(data, _HEADER.size + len(asked.question), sum(counts)))
+    found: dict[tuple[Labels, int], list[Record]] = {}
+    for each in every[: counts[0]]:
+        if each.of_class == IN:
+            found.setdefault((each.owner, each.kind), []).append(each)
+    at: Labels = tuple(label.lower() for label in asked.labels)
     least = lifetimes.longest
-    aliases: list[dns.name.Name] = []
+    aliases: list[Labels] = []
     while (at, asked.kind) not in found and (at, CNAME) in found:
-        alias = found[at, CNAME]
-        at = next(iter(alias)).target
+        alias = found[at, CNAME][0]
+        at = records.target(data, alias)
         if at in aliases or len(aliases) == LONGEST_CHAIN:
             return Unusable.BROKEN
         aliases.append(at)
         least = min(least, alias.ttl)
-    chain = tuple(_labels(each) for each in aliases)
-    final = found.get((at, asked.kind))
-    if final is not None and rcode == NOERROR:
-        addresses, services = _records(final, asked.kind)
-        return Answer(rcode, addresses, services, chain, min(least, final.ttl))
-    soa = _soa(message.authority)
+    final = found.get((at, asked.kind), [])[:MOST_KEPT]
+    if final and rcode == NOERROR:
+        ttl = min(least, *(each.ttl for each in final))
+        if asked.kind in {A, AAAA}:
+            return Answer(rcode, records.addresses(data, final), (), tuple(aliases), ttl)
+        return Answer(rcode, (), records.services(data, final), tuple(aliases), ttl)
+    return _no(data, every[counts[0] :], rcode, tuple(aliases), least, lifetimes)
+
+
+def _no(
+    data: bytes,
+    rest: Sequence[Record],
+    rcode: int,
+    aliases: tuple[Labels, ...],
+    least: int,
+    lifetimes: Lifetimes,
+) -> Answer | Unusable:
+    """There is nothing; or the chain leads on; or an OPT record says that it is an error."""
+    if any(each.kind == OPT and each.extended for each in rest):
+        return Unusable.FAILED
+    soa = next((each for each in rest if each.kind == SOA and each.of_class == IN), None)
     if rcode == NOERROR and aliases and soa is None:
-        return Answer(rcode, (), (), chain, least, chain[-1])
-    no = 0 if soa is None else min(soa, lifetimes.negative)
-    return Answer(rcode, (), (), chain, min(least, no))
-
-
-def _records(final: dns.rrset.RRset, kind: int) -> tuple[tuple[Address, ...], tuple[Service, ...]]:
-    records = list(final)[:MOST_KEPT]
-    if kind in {A, AAAA}:
-        return tuple(ipaddress.ip_address(each.address) for each in records), ()
-    if kind == SRV:
-        services: list[Service | None] = [
-            Service(each.priority, _labels(each.target), each.port, each.weight) for each in records
-        ]
-    else:
-        services = [_service(each) for each in records] if kind == HTTPS else []
-    return (), tuple(each for each in services if each is not None)
-
-
-def _service(record: dns.rdtypes.svcbbase.SVCBBase) -> Service | None:
-    """The record without its hints and keys; None where it says that it is nothing without them."""
-    mandatory = record.params.get(ParamKey.MANDATORY)
-    if mandatory is not None and not set(mandatory.keys) <= _KEPT_PARAMETERS:
-        return None
-    kept = {key: value for key, value in record.params.items() if key in _KEPT_PARAMETERS}
-    parameters = b""
-    for key in sorted(kept):
-        value = BytesIO()
-        if kept[key] is not None:
-            kept[key].to_wire(value)
-        parameters += struct.pack(">HH", key, len(value.getvalue())) + value.getvalue()
-    port = kept.get(ParamKey.PORT)
-    target = _labels(record.target)
-    return Service(record.priority, target, port.port if port else None, 0, parameters)
-
-
-def _labels(name: dns.name.Name) -> tuple[bytes, ...]:
-    return tuple(label.lower() for label in name.labels if label)
-
-
-def _soa(authority: Sequence[dns.rrset.RRset]) -> int | None:
-    """How long a "no" counts (RFC 2308 section 5); None: nobody says so."""
-    for each in authority:
-        if int(each.rdtype) == SOA:
-            return int(min(each.ttl, *(record.minimum for record in each)))
-    return None
+        return Answer(rcode, (), (), aliases, least, aliases[-1])
+    no = 0 if soa is None else min(records.minimum(data, soa), lifetimes.negative)
+    return Answer(rcode, (), (), aliases, min(least, no))
 
 
 def continued(first: Answer, second: Answer) -> Answer | None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from monitor.resolver.addresses import Address, Network, is_own, is_public
-from monitor.resolver.answers import Answer, Lifetimes, Service
+from monitor.resolver.answers import Answer, Lifetimes
 from monitor.resolver.decision import AAAA, HTTPS, SRV, A, NameTable, Permission, judge
 from monitor.resolver.names import from_labels
 from monitor.resolver.ports import TCP, UDP, covers
+from monitor.resolver.records import Service
 from monitor.resolver.wire import NOERROR, Data, write_name
 
 

@@ -17,6 +17,8 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
+from monitor.daemon.resolver.server import listen
+
 # What a name is answered with: (type, text of the record, TTL). CNAMEs are not followed.
 Record = tuple[str, str, int]
 # Given the question and whether it came over TCP, the messages to send (b"": close or stay silent).
@@ -40,14 +42,8 @@ class NameServer:
     queries: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
-        self._udp = socket.socket(family, socket.SOCK_DGRAM)
-        self._udp.bind((self.address, 0))
+        self._udp, self._tcp = listen(self.address)
         self.port = self._udp.getsockname()[1]
-        self._tcp = socket.socket(family, socket.SOCK_STREAM)
-        self._tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._tcp.bind((self.address, self.port))
-        self._tcp.listen(16)
         self._wake, self._woken = socket.socketpair()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
