@@ -8,6 +8,7 @@ returns. Whatever goes wrong here is an open refused, never one let through.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 from collections.abc import Callable
@@ -73,8 +74,8 @@ class Opens:
     ) -> None:
         """Takes over the descriptors `group` and `memory`; `resume` comes next."""
         self.facts = facts
-        self._group = group
-        self._memory = OpensMemory(memory)
+        self._group = _out_of_the_way(group)
+        self._memory = OpensMemory(_out_of_the_way(memory))
         self._desk = desk
         self._earn = earn
         self._earned: set[int] = set()
@@ -82,8 +83,9 @@ class Opens:
         self._foreign: set[int] = set()
         self._waiting: dict[int, _Waiting] = {}
         self._numbers: dict[int, int] = {}  # pidfd to the number of its ask
-        self._poll = select.epoll()
-        self._poll.register(group, select.EPOLLIN)
+        with select.epoll() as poll:
+            self._poll = select.epoll.fromfd(_out_of_the_way(os.dup(poll.fileno())))
+        self._poll.register(self._group, select.EPOLLIN)
 
     def fileno(self) -> int:
         return self._poll.fileno()
@@ -116,10 +118,13 @@ class Opens:
         held = self._memory.held()
         nothing = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
         for number in held:
-            if not _is_open(number):
+            if number == nothing:
+                self._foreign.add(number)
+            elif not _is_open(number):
                 os.dup2(nothing, number, inheritable=False)
                 self._foreign.add(number)
-        os.close(nothing)
+        if nothing not in self._foreign:
+            os.close(nothing)
         for number in range(FIRST_NUMBER, SLOTS):
             if number not in self._foreign:
                 self._memory_release(number, held)
@@ -318,6 +323,16 @@ def _cgroup(pid: int) -> str:
         if line.startswith(b"0::"):
             return os.fsdecode(line[3:])
     return ""
+
+
+def _out_of_the_way(fd: int) -> int:
+    """The same under a number that no open that waits has, where the process may have so many."""
+    try:
+        moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SLOTS)
+    except OSError:
+        return fd
+    os.close(fd)
+    return moved
 
 
 def _is_open(number: int) -> bool:
