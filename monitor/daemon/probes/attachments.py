@@ -14,6 +14,7 @@ PROG_CGROUP_SOCK_ADDR = 18
 
 RAW_TRACEPOINTS = {
     "ri_fork": "sched_process_fork",
+    "ri_exec_judge": "sched_process_exec",  # before the one that records
     "ri_exec_done": "sched_process_exec",
     "ri_exit_done": "sched_process_exit",
 }

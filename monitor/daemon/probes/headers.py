@@ -19,7 +19,7 @@ FIELDS = {
     "signal_struct": "live flags group_exit_code",
     "files_struct": "fdt",
     "fdtable": "fd max_fds",
-    "fs_struct": "pwd",
+    "fs_struct": "pwd users?",
     "file": "f_path f_mode private_data",
     "path": "mnt dentry",
     "vfsmount": "mnt_root",

@@ -59,6 +59,7 @@ MAPS = (
     "usage",
     "destinations",
     "tickets",
+    "argument_keys",
 )
 # Maps whose rows a new version takes over.
 CARRIED = tuple(name for name in MAPS if name not in ("events", "details", "seen", "directories"))
