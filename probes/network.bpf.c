@@ -451,7 +451,7 @@ static __always_inline u8 tcp_flags(struct __sk_buff *skb)
  */
 static __always_inline void send_refused_packet(u64 cgroup, struct destination *to,
 						struct decision *decision, u16 family,
-						u16 operation, u16 flags)
+						u16 operation, u16 flags, u64 tag)
 {
 	struct ri_event *event = reserve_event(cgroup, RI_NET, flags);
 
@@ -461,6 +461,7 @@ static __always_inline void send_refused_packet(u64 cgroup, struct destination *
 	event->header.tid = 0;
 	__builtin_memset(event->header.comm, 0, sizeof(event->header.comm));
 	__builtin_memset(&event->net, 0, sizeof(event->net));
+	event->net.tag = tag;
 	__builtin_memcpy(event->net.address, to->address, sizeof(to->address));
 	event->net.rule = decision->rule;
 	event->net.policy = decision->policy;
@@ -486,7 +487,7 @@ static __always_inline void refuse_route(struct __sk_buff *skb, u64 cgroup)
 		to.address[11] = 0xff;
 		bpf_skb_load_bytes(skb, IPV4_DESTINATION, to.address + 12, 4);
 	}
-	send_refused_packet(cgroup, &to, &decision, family, RI_SEND, 0);
+	send_refused_packet(cgroup, &to, &decision, family, RI_SEND, 0, 0);
 }
 
 /* Port 0 in a rule is any port that the kernel chose. */
@@ -560,7 +561,7 @@ static __always_inline int judge_welcome(struct __sk_buff *skb, struct ri_sessio
 	if (!decision.cause)
 		return 1;
 	pass = let_pass(session, &decision);
-	send_refused_packet(cgroup, &to, &decision, family, RI_BIND, pass ? RI_OBSERVED : 0);
+	send_refused_packet(cgroup, &to, &decision, family, RI_BIND, pass ? RI_OBSERVED : 0, 0);
 	return pass;
 }
 
@@ -610,7 +611,8 @@ static __always_inline int refuse_packet(struct __sk_buff *skb, struct ri_sessio
 	tag = mix(mix(tag, *(u64 *)to->address), *(u64 *)(to->address + 8));
 	if (only_counted(session, to->cgroup, tag))
 		return pass;
-	send_refused_packet(to->cgroup, to, decision, family, RI_SEND, pass ? RI_OBSERVED : 0);
+	send_refused_packet(to->cgroup, to, decision, family, RI_SEND, pass ? RI_OBSERVED : 0,
+			    tag);
 	return pass;
 }
 

@@ -22,6 +22,7 @@ from monitor.wire.events import (
     ExitEvent,
     FileEvent,
     ForkEvent,
+    LabelEvent,
     NetEvent,
     SyscallEvent,
 )
@@ -37,6 +38,7 @@ _FINDERS: dict[type[Any], Callable[[Subject, Any], Finding | None]] = {
     ExecEvent: compose_processes.find_exec,
     ExitEvent: compose_processes.find_exit,
     NetEvent: compose_network.find,
+    LabelEvent: compose_network.find_label,
     SyscallEvent: compose_calls.find,
 }
 

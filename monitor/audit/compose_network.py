@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from monitor.audit import objects
+from monitor.audit import budgets, objects
 from monitor.audit.subject import Finding, Subject, because, on, on_address, on_unix, text_of
-from monitor.policy.action import Decision, Mechanism, SocketAction, Verb, Verdict
-from monitor.wire.events import DenyCause, NetEvent, NetOperation
+from monitor.policy.action import (
+    Decision,
+    Mechanism,
+    Origin,
+    SocketAction,
+    Verb,
+    Verdict,
+)
+from monitor.policy.plan import Label
+from monitor.wire.events import DenyCause, LabelEvent, NetEvent, NetOperation
 
 VERBS = {
     NetOperation.SOCKET: Verb.NET_SOCKET,
@@ -22,6 +30,7 @@ VERBS = {
 STANDING = {
     DenyCause.EXPIRED: "the session's authority has expired",
     DenyCause.DENY_ALL: "the session's authority was revoked",
+    DenyCause.CONDITION: "something that must hold for the session does not hold now",
     DenyCause.ROUTED: "the packet has a route of its own, which no rule was asked about",
 }
 
@@ -39,8 +48,10 @@ def find(subject: Subject, event: NetEvent) -> Finding:
         return Finding(verb, what, verdict, subject.stranger, "", Mechanism.CGROUP_BPF, details)
     if event.operation is NetOperation.LISTEN:
         return _listening(subject, event, what, details)
-    link = subject.link_of(event.policy)
-    rule = subject.rule_of(link, event.rule)
+    link, label = subject.link_of(event.policy), None
+    if link is None:
+        link, label = subject.label_of(event.policy)
+    rule = subject.rule_of(link, event.rule, label)
     decision = _reference(subject, event)
     if event.cause is DenyCause.NONE:
         agreed = decision is not None and decision.verdict is Verdict.ALLOW
@@ -48,24 +59,83 @@ def find(subject: Subject, event: NetEvent) -> Finding:
         return Finding(
             verb, what, Verdict.ALLOW, reason, text_of(rule), Mechanism.CGROUP_BPF, details
         )
+    refusal = _refusal(subject, event, link, label)
+    if refusal is None:
+        refusal = _by_rules(subject, event, link, rule, decision)
+    reason, place, mechanism, more = refusal
     verdict = Verdict.WOULD_DENY if event.observed else Verdict.DENY
+    if link is not None and event.cause not in STANDING:
+        details["link"] = link
+    return Finding(verb, what, verdict, reason, text_of(place), mechanism, details | more)
+
+
+class _Refusal(NamedTuple):
+    """Why an action was refused: the part of a finding that tells."""
+
+    reason: str
+    rule: Origin | None
+    mechanism: Mechanism
+    details: dict[str, Any]
+
+
+def _refusal(
+    subject: Subject, event: NetEvent, link: int | None, label: Label | None
+) -> _Refusal | None:
+    """What is no matter of a link's rules; None: it is."""
+    assert subject.plan is not None
     if event.cause in STANDING:
-        reason = STANDING[event.cause]
-        return Finding(verb, what, verdict, reason, "", Mechanism.CGROUP_BPF, details)
+        return _Refusal(STANDING[event.cause], None, Mechanism.CGROUP_BPF, {})
+    if event.cause is DenyCause.OVER_BUDGET:
+        kind = budgets.named(event.rule)
+        limits = None if link is None else subject.plan.policies[link].budgets
+        details = {"budget": kind.name.lower() if kind is not None else str(event.rule)}
+        return _Refusal(budgets.spent(kind, limits), None, Mechanism.BUDGET, details)
+    rule = subject.rule_of(link, event.rule, label)
+    if label is not None:
+        reason = f"the session has the label {label.name}, which takes it away"
+        if event.cause is DenyCause.UNANSWERED:
+            reason = f"the session has the label {label.name}: it needs an approval, and has none"
+        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {"label": label.name})
+    if event.cause is DenyCause.UNANSWERED:
+        reason = "a rule asks about it, and nobody has approved it"
+        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {})
+    return None
+
+
+def _by_rules(
+    subject: Subject,
+    event: NetEvent,
+    link: int | None,
+    rule: Origin | None,
+    decision: Decision | None,
+) -> _Refusal:
+    """What the rules of a link refuse."""
+    assert subject.plan is not None
+    if decision is not None and decision.verdict is not Verdict.ALLOW:
+        return _Refusal(
+            decision.reason, rule or decision.rule, Mechanism.CGROUP_BPF, because(decision)
+        )
+    if event.cause is DenyCause.RULE:
+        return _Refusal("a rule denies it", rule, Mechanism.CGROUP_BPF, {})
+    profile = "the profile"
+    if link is not None:
+        profile = f"profile {subject.plan.policies[link].profile}"
+    return _Refusal(f"{profile} does not list it", rule, Mechanism.CGROUP_BPF, {})
+
+
+def find_label(subject: Subject, event: LabelEvent) -> Finding:
+    """A label that a connection or a message earned, before it returned."""
+    link, label = subject.label_of(event.policy)
+    name = label.name if label is not None else f"of policy {event.policy}"
+    what = objects.endpoint(event.address, event.port, event.protocol)
+    details: dict[str, Any] = {"verb": VERBS[event.operation].value, "object": what}
     if link is not None:
         details["link"] = link
-    if decision is not None and decision.verdict is not Verdict.ALLOW:
-        details |= because(decision)
-        rule = rule or decision.rule
-        reason = decision.reason
-    elif event.cause is DenyCause.RULE:
-        reason = "a rule denies it"
-    else:
-        profile = (
-            f"profile {subject.plan.policies[link].profile}" if link is not None else "the profile"
-        )
-        reason = f"{profile} does not list it"
-    return Finding(verb, what, verdict, reason, text_of(rule), Mechanism.CGROUP_BPF, details)
+    rule = text_of(subject.rule_of(link, event.rule))
+    reason = f"{VERBS[event.operation].value} {what}"
+    return Finding(
+        Verb.LABEL_EARN, name, Verdict.ALLOW, reason, rule, Mechanism.CGROUP_BPF, details
+    )
 
 
 def _object(event: NetEvent) -> str:

@@ -24,7 +24,7 @@ from monitor.policy.action import (
     Verdict,
 )
 from monitor.policy.patterns import pattern
-from monitor.policy.plan import Plan, Policy
+from monitor.policy.plan import Label, Plan, Policy
 from monitor.session.session import Session
 
 # Decisions remembered over all sessions; programs of processes in each, and of those that ended.
@@ -60,6 +60,12 @@ class Subject:
         self._links = {
             number: link for link, number in enumerate(session.policies if session else ())
         }
+        every = (
+            (link, label)
+            for link, policy in enumerate(self.plan.policies if self.plan else ())
+            for label in policy.labels
+        )
+        self._labels = dict(zip(session.labels if session else (), every, strict=False))
         self._programs: dict[int, str] = {}
         self._ended: dict[int, str] = {}
         self._resolve = resolve
@@ -96,11 +102,16 @@ class Subject:
         """The link of the chain that the kernel knows as `policy`."""
         return self._links.get(policy)
 
-    def rule_of(self, link: int | None, index: int) -> Origin | None:
-        """The rule that the kernel names by a link and an index."""
+    def label_of(self, policy: int) -> tuple[int | None, Label | None]:
+        """The label that the kernel knows as `policy`, and the link that it is of."""
+        return self._labels.get(policy, (None, None))
+
+    def rule_of(self, link: int | None, index: int, label: Label | None = None) -> Origin | None:
+        """The rule that the kernel names by an index, and by a link or a label of it."""
         if self.plan is None or link is None or link >= len(self.plan.policies):
             return None
-        rules = self.plan.policies[link].rules
+        policy = self.plan.policies[link] if label is None else label.policy
+        rules = policy.rules if policy is not None else ()
         return rules[index] if 0 <= index < len(rules) else None
 
     def is_special(self, path: str, name: str) -> bool:

@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from monitor import __version__
-from monitor.cli import asks, console, doctor, explain, grants, log, profiles, revoke, sessions
+from monitor.cli import (
+    asks,
+    console,
+    doctor,
+    explain,
+    grants,
+    labels,
+    log,
+    profiles,
+    revoke,
+    sessions,
+)
 from monitor.cli.client import SOCKET_VARIABLE
 from monitor.cli.failure import REFUSED, USAGE, CommandError
 from monitor.cli.options import SocketOption
@@ -57,6 +68,7 @@ for group in (sessions.app, asks.app, revoke.app, explain.app, doctor.app, grant
 app.add_typer(log.app, name="log")
 app.add_typer(profiles.app, name="profile")
 app.add_typer(grants.grant, name="grant")
+app.add_typer(labels.label, name="label")
 
 
 def _version(asked: bool) -> None:

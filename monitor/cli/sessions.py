@@ -77,6 +77,8 @@ def _columns(sessions: list[dict[str, Any]]) -> dict[str, Callable[[dict[str, An
     for name in COUNTS:
         if name != "would-deny" or any(each["counts"].get(name) for each in sessions):
             columns[name.upper()] = lambda each, name=name: str(each["counts"].get(name, 0))  # type: ignore[misc]
+    if any(each.get("labels") for each in sessions):
+        columns["LABELS"] = lambda each: ", ".join(each.get("labels", []))
     if console.columns() < WIDE:
         # The random end of the id, which every command takes; the chain ends with the agent.
         columns["ID"] = lambda each: each["id"][-SHORT_ID:]
@@ -120,6 +122,7 @@ def _branches(node: _Node, inside: dict[str, _Node], depth: int) -> Iterator[str
             _state(session),
             session["profile"],
             "" if session["state"] == "ended" else f"expires {_left(session)}",
+            " ".join(f"[{name}]" for name in session.get("labels", [])),
             session["purpose"],
         ]
         yield indent + "  ".join(each for each in facts if each)

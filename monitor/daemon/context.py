@@ -16,6 +16,8 @@ from monitor.session.registry import Registry
 
 if TYPE_CHECKING:  # they are built on this module
     from monitor.daemon.asks.asks import Asks
+    from monitor.daemon.budgets import Budgets
+    from monitor.daemon.labels import Labels
     from monitor.daemon.recording import Recording
     from monitor.daemon.sessions import Sessions
 
@@ -58,7 +60,7 @@ class LaunchRequest:
 
 @dataclass(slots=True)
 class Context:
-    """One worker. `sessions`, `recording` and `asks` are set before anything is served."""
+    """One worker. What has no value yet is set before anything is served."""
 
     config: Config
     features: Features
@@ -69,4 +71,6 @@ class Context:
     recording: Recording = field(init=False)
     sessions: Sessions = field(init=False)
     asks: Asks = field(init=False)
+    labels: Labels = field(init=False)
+    budgets: Budgets = field(init=False)
     since: float = field(default_factory=time.time)

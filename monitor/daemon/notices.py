@@ -72,6 +72,13 @@ class Notices:
         line.asks = max(line.asks, now) + INTERVAL_SECONDS
         _send(line.connection, text)
 
+    def labelled(self, session: str, names: list[str]) -> None:
+        """Say that a session has labels, from which on it may do less."""
+        line = self._lines.get(session)
+        if line is not None:
+            text = "label" if len(names) == 1 else "labels"
+            _send(line.connection, f"the session has the {text} {', '.join(names)} from now on")
+
     def ending(self, session: str, why: str) -> None:
         """Say why the session ends, while there is somebody to hear it."""
         line = self._lines.get(session)

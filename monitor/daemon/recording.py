@@ -25,6 +25,7 @@ from monitor.daemon import paths
 from monitor.daemon.context import Context
 from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
+from monitor.wire.events import LabelEvent
 
 if TYPE_CHECKING:  # numpy comes with the reader: 80 ms that a restart is ready without
     from monitor.daemon.probes.ring import RingReader
@@ -149,7 +150,9 @@ class Recording:
 
     def _compose(self, events: Sequence[AnyEvent]) -> None:
         compose = self._composer.compose
-        drafts = []
+        drafts: list[Draft] = []
+        labels: list[LabelEvent] = []
+        spent: list[Draft] = []
         for event in events:
             try:
                 draft = compose(event)
@@ -161,11 +164,20 @@ class Recording:
                 continue
             if draft is not None:
                 drafts.append(draft)
+                if isinstance(event, LabelEvent):
+                    labels.append(event)
                 if draft.verdict is Verdict.DENY:
+                    if draft.mechanism is Mechanism.BUDGET:
+                        spent.append(draft)
                     self.context.sessions.notices.denied(
                         draft.session, draft.verb, draft.object, draft.reason
                     )
         self._queue(drafts)
+        # What follows may make records of its own, which come behind.
+        for event in labels:
+            self.context.labels.earned_by(event)
+        for draft in spent:
+            self.context.budgets.over(draft)
 
     def _queue(self, drafts: list[Draft]) -> None:
         if self.problem:

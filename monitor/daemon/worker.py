@@ -68,6 +68,8 @@ class Worker:
         """Open everything that lies on disk and in the kernel. CannotStart."""
         from monitor.audit.store import Store, StoreError
         from monitor.daemon.asks.asks import Asks
+        from monitor.daemon.budgets import Budgets
+        from monitor.daemon.labels import Labels
         from monitor.daemon.recording import Recording
         from monitor.daemon.sessions import Sessions
 
@@ -92,6 +94,8 @@ class Worker:
         self.context = Context(config, found, host, self.kept, tables, registry)
         self.context.sessions = Sessions(self.context)
         self.context.recording = Recording(self.context, store)
+        self.context.labels = Labels(self.context)
+        self.context.budgets = Budgets(self.context)
         try:
             self.context.asks = Asks(self.context)
         except sqlite3.Error as error:
@@ -113,6 +117,7 @@ class Worker:
             name: socket.socket(fileno=kept.pop(name)) for name in (API_LISTENER, LAUNCH_LISTENER)
         }
         adopted = adoption.adopt(self.context, kept)
+        self.context.labels.adopt()
         self._spawn(self.context.sessions.revocation.resume())
         launcher = Launching(self.context)
         for session, why in adopted.ending:

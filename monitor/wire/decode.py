@@ -27,6 +27,7 @@ from monitor.wire.events import (
     FileEvent,
     FileOperation,
     ForkEvent,
+    LabelEvent,
     NetEvent,
     NetOperation,
     SyscallEvent,
@@ -110,6 +111,7 @@ class Decoder:
             Kind.FORK: self._fork,
             Kind.EXIT: self._exit,
             Kind.NET: self._net,
+            Kind.LABEL: _label,
             Kind.SYSCALL: self._syscall,
             Kind.COUNT: self._counted,
         }
@@ -385,6 +387,14 @@ def _decode_net(data: bytes, offset: int) -> NetEvent:
         policy=policy,
         rule=rule,
     )
+
+
+def _label(data: bytes, offset: int) -> LabelEvent:
+    event = _decode_net(data, offset)
+    return LabelEvent(
+        event.time, event.cgroup, event.pid, event.tid, event.comm, 1,
+        event.operation, event.protocol, event.address, event.port, event.policy, event.rule,
+    )  # fmt: skip
 
 
 def _decode_syscall(data: bytes, offset: int) -> SyscallEvent:

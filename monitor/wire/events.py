@@ -128,6 +128,21 @@ class NetEvent(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class LabelEvent(Event):
+    """A connection or message that earned the label whose kernel policy id is `policy`.
+
+    `rule` is the index, in Policy.rules of the link, of the rule that gives it.
+    """
+
+    operation: NetOperation
+    protocol: int
+    address: str
+    port: int
+    policy: int
+    rule: int
+
+
+@dataclass(frozen=True, slots=True)
 class SyscallEvent(Event):
     """A system call the floor refused: its number, its arguments, the errno it returned."""
 
@@ -136,4 +151,4 @@ class SyscallEvent(Event):
     errno: int
 
 
-AnyEvent = FileEvent | ForkEvent | ExecEvent | ExitEvent | NetEvent | SyscallEvent
+AnyEvent = FileEvent | ForkEvent | ExecEvent | ExitEvent | NetEvent | LabelEvent | SyscallEvent

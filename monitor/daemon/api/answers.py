@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from monitor.audit.query import Query
@@ -132,7 +132,9 @@ def why(body: bytes) -> str:
     return text
 
 
-def session_json(session: Session, counts: Mapping[str, int], lost: int) -> dict[str, Any]:
+def session_json(
+    session: Session, counts: Mapping[str, int], lost: int, labels: Sequence[str] = ()
+) -> dict[str, Any]:
     """A session as the API shows it; times in Unix seconds."""
     return {
         "id": session.id,
@@ -153,6 +155,7 @@ def session_json(session: Session, counts: Mapping[str, int], lost: int) -> dict
         "observe": session.plan.observe,
         "inside": session.parent,
         "depth": session.depth,
+        "labels": list(labels),
         "counts": {name: counts.get(name, 0) for name in COUNTS} | {"lost": lost},
     }
 

@@ -33,6 +33,7 @@ from monitor.daemon.api.answers import BadRequest
 from monitor.daemon.api.asks import AskApi
 from monitor.daemon.api.doctor import diagnose
 from monitor.daemon.api.grants import GrantApi
+from monitor.daemon.api.labels import LabelApi
 from monitor.daemon.api.log import Log
 from monitor.daemon.api.revocations import RevokeApi
 from monitor.daemon.asks.asks import AskOver, UnknownAsk
@@ -75,6 +76,7 @@ class Api:
                 web.get("/v1/metrics", self.metrics),
                 *AskApi(context, self.access).routes(),
                 *GrantApi(context).routes(),
+                *LabelApi(context, self.access, self._find).routes(),
                 *RevokeApi(context, self.access).routes(),
             ]
         )
@@ -333,7 +335,8 @@ class Api:
             else:
                 details = ended.get(session.id, {})
                 counts, lost = details.get("counts", {}), details.get("lost", 0)
-            described.append(answers.session_json(session, counts, lost))
+            labels = context.labels.names(session) if session.live else ()
+            described.append(answers.session_json(session, counts, lost, labels))
         return described
 
 

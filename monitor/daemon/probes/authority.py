@@ -72,6 +72,11 @@ class Authority:
         table = self._maps["earned"]
         return {each for each in policies if table.lookup(rows.number_key(each)) != _NEVER}
 
+    def earned_at(self, policy: int) -> int:
+        """When a label was earned, CLOCK_BOOTTIME ns; 0: it was not."""
+        data = self._maps["earned"].lookup(rows.number_key(policy))
+        return 1 if data is None else int(struct.unpack("=Q", data)[0])
+
     # -- approvals -----------------------------------------------------------------------------
 
     def approve(
@@ -134,6 +139,19 @@ class Authority:
         self._maps["usage"].update(rows.usage_key(policy, kind), _NEVER)
         if kind is BudgetKind.DESTINATIONS:
             self._forget_destinations({policy})
+
+    def carry(self, old: int, new: int) -> None:
+        """Count under policy `new` what `old` has used, of the budgets that both have."""
+        table = self._maps["usage"]
+        for kind in BudgetKind:
+            data = table.lookup(rows.usage_key(old, kind))
+            if data is not None and table.lookup(rows.usage_key(new, kind)) is not None:
+                table.update(rows.usage_key(new, kind), data)
+        destinations = self._maps["destinations"]
+        for key in [key for key in destinations if rows.row_policy("destinations", key) == old]:
+            value = destinations.lookup(key)
+            if value is not None:
+                destinations.update(rows.number_key(new) + key[len(rows.number_key(old)) :], value)
 
     def _forget_destinations(self, policies: Collection[int]) -> None:
         table = self._maps["destinations"]
