@@ -28,6 +28,7 @@ def put_in_force(
 ) -> Session:
     """Make everything, or nothing: without a row the kernel refuses the cgroup everything."""
     plan, parent = admitted.plan, admitted.parent
+    leased = parent if parent and context.sessions.leases.holds(parent) else None
     labels = sum(len(policy.labels) for policy in plan.policies)
     numbers = context.registry.next_policy_ids(len(plan.policies) + labels)
     launcher_start = start_time(caller.pid)
@@ -50,7 +51,7 @@ def put_in_force(
             workspace=admitted.workspace,
             created=time.time(),
             expires=admitted.expires,
-            expires_boottime=boottime(admitted.expires, parent),
+            expires_boottime=boottime(admitted.expires, None if leased else parent),
             cgroup=str(cgroup.path),
             cgroup_id=cgroup.id,
             policies=numbers[: len(plan.policies)],
@@ -64,8 +65,7 @@ def put_in_force(
             depth=admitted.depth,
             source="" if request.profile_text is None else request.profile_source,
         )
-        if request.lease is not None:
-            session = leases.begun(session, request.lease)
+        session = leases.begun(session, request.lease, leased)
         context.sessions.conditions.require(session)
         install(context, session)
         undo.callback(context.tables.remove, session.cgroup_id)

@@ -4,6 +4,8 @@
 The launcher sends `renew` on the lifeline; each puts the expiry a lease's length ahead, never past
 what was delegated. Without the right or the grant behind the session there is no renewal, nor for
 a launcher that is stopped or a daemon that is gone: then the kernel denies at the second it is due.
+
+Sessions inside a lease never go past it: those that are none themselves follow each renewal.
 """
 
 from __future__ import annotations
@@ -29,23 +31,32 @@ class NotRenewed(Exception):
     """The session's authority does not go on; the message says why, in one line."""
 
 
-def begun(session: Session, lease: int) -> Session:
-    """A new session as a lease: what it was to last is the latest that it can be renewed to."""
+def begun(session: Session, lease: int | None, above: Session | None) -> Session:
+    """A new session as a lease: what it was to last is the latest that it can be renewed to.
+
+    `lease` None: it is none. `above`: the session that it runs in, where that one is in a lease.
+    """
+    if lease is None and above is None:
+        return session
     leased = replace(
-        session, lease=lease, until=session.expires, until_boottime=session.expires_boottime
+        session, lease=lease or 0, until=session.expires, until_boottime=session.expires_boottime
     )
-    return _ahead(leased)
+    return _ahead(leased, above)
 
 
-def _ahead(session: Session) -> Session:
-    """The session with its expiry a lease's length from now."""
-    length = session.lease * 10**9
-    ends = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + length
-    expires = time.time() + session.lease
+def _ahead(session: Session, above: Session | None) -> Session:
+    """The session with its expiry a lease's length from now, as far as that may be."""
+    ends, expires = [session.until_boottime], [session.until]
+    if session.lease:
+        ends.append(time.clock_gettime_ns(time.CLOCK_BOOTTIME) + session.lease * 10**9)
+        expires.append(time.time() + session.lease)
+    if above is not None:
+        ends.append(above.expires_boottime)
+        expires.append(above.expires)
     return replace(
         session,
-        expires=expires if session.until is None else min(expires, session.until),
-        expires_boottime=min(ends, session.until_boottime or ends),
+        expires=min((each for each in expires if each is not None), default=None),
+        expires_boottime=min((each for each in ends if each), default=0),
     )
 
 
@@ -55,6 +66,16 @@ class Leases:
     def __init__(self, context: Context) -> None:
         self.context = context
         self._refused: dict[str, str] = {}  # sessions whose renewal was refused, and why
+
+    def over(self, session: Session) -> Session | None:
+        """The session that this one runs in, where its expiry moves: in a lease, or one itself."""
+        registry = self.context.registry
+        above = registry.above(session)
+        return above[-1] if any(each.lease for each in above) else None
+
+    def holds(self, session: Session) -> bool:
+        """Whether the expiry of this session moves."""
+        return bool(session.lease) or self.over(session) is not None
 
     def renew(self, identity: str) -> None:
         """Put the expiry of a session ahead. NotRenewed; OSError: its row cannot be written."""
@@ -71,7 +92,14 @@ class Leases:
             self._record(session, str(error))
             raise
         self._refused.pop(identity, None)
-        ahead = _ahead(session)
+        self._move(session)
+        for each in self.context.registry.beneath(identity):
+            if not each.lease:
+                self._move(each)
+
+    def _move(self, session: Session) -> None:
+        """Put the expiry ahead, as far as the lease above goes by now."""
+        ahead = _ahead(session, self.over(session))
         if ahead.expires_boottime > session.expires_boottime:
             # The kernel first: a later expiry on disk would be put in force by the next worker.
             ends, _paused = self.context.sessions.conditions.row(ahead)

@@ -74,13 +74,15 @@ def judge(
     request: LaunchRequest,
     session: str,
     parent: Session,
+    latest: float | None,
     grant: Grant | None,
     blocks: Sequence[str],
 ) -> Admitted:
     """What a session inside `parent` will be. Refused.
 
-    `parent` is whole, the links above it first (registry.whole); `blocks` are the revocation ids of
-    the grant that it runs under. `grant` holds here and now for the caller.
+    `parent` is whole, the links above it first (registry.whole), and lasts until `latest` at most;
+    `blocks` are the revocation ids of the grant that it runs under. `grant` holds here and now for
+    the caller.
     """
     account = accounts.of(caller.uid)
     _may_have_one(parent, request)
@@ -93,7 +95,7 @@ def judge(
             "a sub-agent's profile cannot be a file of its own",
             "name one of this host's: rictl profile list",
         )
-    until = math.inf if parent.expires is None else parent.expires
+    until = math.inf if latest is None else latest
     if grant is None:
         name = request.profile or parent.profile
         profiles = admission.named(name)

@@ -27,6 +27,7 @@ from monitor.daemon.holds import Holds
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.leases import Leases
 from monitor.daemon.notices import Notices
+from monitor.daemon.reload import Reload
 from monitor.daemon.revocation import Revocation
 from monitor.identity.grant import Grant
 from monitor.kernel.cgroup import Cgroup
@@ -51,6 +52,7 @@ class Sessions:
         self.revocation = Revocation(context, self.end, self.notices)
         self.conditions = Conditions(context, self.holds, self.notices, self.end_soon, self._soon)
         self.leases = Leases(context)
+        self.reload = Reload(context, self.notices, self._soon)
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -90,7 +92,8 @@ class Sessions:
 
         registry = self.context.registry
         whole, blocks = registry.whole(parent), registry.ledger.blocks(parent.id)
-        return nesting.judge(self.admission, caller, request, identity, whole, grant, blocks)
+        last = parent.until if self.leases.holds(parent) else parent.expires
+        return nesting.judge(self.admission, caller, request, identity, whole, last, grant, blocks)
 
     def attach(self, session: Session, connection: socket.socket) -> None:
         """Leave a copy of the session's lifeline with the keeper; its notices go there too."""
