@@ -119,6 +119,7 @@ class Worker:
         adopted = adoption.adopt(self.context, kept)
         self.context.labels.adopt()
         self._spawn(self.context.sessions.revocation.resume())
+        self._spawn(self.context.sessions.reload.resume())
         launcher = Launching(self.context)
         for session, why in adopted.ending:
             self.context.sessions.end_soon(session, why)
@@ -198,6 +199,7 @@ class Worker:
             self._say(f"cannot touch {self.config.alive}: {error}")
         context.sessions.holds.expire()
         context.sessions.conditions.tick()
+        context.sessions.reload.tick()
         context.asks.tick()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem

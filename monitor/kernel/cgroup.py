@@ -96,6 +96,11 @@ def announce_move() -> None:
             (own / "cgroup.procs").write_text(str(os.getpid()))
 
 
+def _no_limit(legacy: Path | None) -> str:
+    """How a memory limit is taken off: v1 has a number for it."""
+    return "max" if legacy is None else "-1"
+
+
 class Cgroup:
     """One session's cgroup: `path` in the unified hierarchy, and v1 twins for limits.
 
@@ -150,6 +155,26 @@ class Cgroup:
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
             file.write_text(str(value))
+
+    def relimit(self, processes: int | None, memory: int | None) -> None:
+        """Set the limits of a cgroup whose processes run; None takes one off.
+
+        FileNotFoundError: without a limit at its start, it has no v1 twin to hold one.
+        """
+        wanted = (
+            ("pids", "pids.max", "pids.max", processes, "max"),
+            ("memory", "memory.max", "memory.limit_in_bytes", memory, None),
+        )
+        for controller, unified, legacy, value, none in wanted:
+            try:
+                file, folder = self._limit_file(controller, unified, legacy)
+            except FileNotFoundError:
+                if value is None:
+                    continue
+                raise
+            if folder is not None and not folder.is_dir() and value is None:
+                continue
+            file.write_text(str(value) if value is not None else none or _no_limit(folder))
 
     def _legacy_twins(self) -> list[Path]:
         relative = self.path.relative_to(unified_mount())

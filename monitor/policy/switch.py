@@ -69,17 +69,20 @@ def in_force(
     """
     masks: list[MaskRule] = []
     pending: list[str] = []
-    before = {policy.profile: policy for policy in old.policies}
-    policies: list[Policy] = []
+    policies = list(old.policies) if pinned else []
     for policy in new.policies:
-        known = before.pop(policy.profile, None)
-        worn = _Worn(old, known, view, frozenset((earned or {}).get(policy.profile, ())))
+        known = [each for each in old.policies if each.profile == policy.profile]
+        names = frozenset((earned or {}).get(policy.profile, ()))
+        worn = _Worn(old, known[-1] if known else None, view, names)
         adapted = worn.adapt(policy, masks, pending)
-        if pinned and known is not None and policy_difference(known, policy, old).widens:
-            policies.append(known)
-        policies.append(adapted)
-    if pinned:
-        policies = [*before.values(), *policies]
+        if not pinned:
+            policies.append(adapted)
+        elif adapted not in policies:
+            narrowed = [each for each in known if not policy_difference(each, policy, old).widens]
+            if narrowed:
+                policies[policies.index(narrowed[-1])] = adapted
+            else:
+                policies.append(adapted)
     if len(policies) > MOST_POLICIES:
         raise CannotSwitch(
             f"{len(policies)} rule sets would have to allow; the kernel holds {MOST_POLICIES}:"

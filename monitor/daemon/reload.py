@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Live change of profiles: read anew, compared, and put in force in the sessions that run.
+
+On somebody's word (`rictl reload`), or when the files of a profile have changed and stayed the same
+for a moment. What cannot be used changes nothing, and is said with its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from monitor.daemon import cutting
+from monitor.daemon.notices import Notices
+from monitor.daemon.reading import Asked, Found, Look, Reading, Stamp
+from monitor.daemon.switching import NotSwitched, Switching
+from monitor.policy.action import Verb
+from monitor.policy.plan import Plan
+from monitor.session.registry import UnknownSession
+from monitor.session.session import Session, State
+
+if TYPE_CHECKING:  # it is built on this module
+    from monitor.daemon.context import Context
+
+# Ticks between two looks at the files.
+EVERY = 4
+WATCHER = "the daemon"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What became of one session. `problem`: why it stays under its old plan.
+
+    `pending`: what the new profile takes away and the session keeps. `cut`: sockets.
+    """
+
+    found: Found
+    cut: int = 0
+    pending: tuple[str, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """`problems` are those of files, a line each."""
+
+    sessions: tuple[Changed, ...]
+    problems: tuple[str, ...]
+
+
+class Reload:
+    """Of one worker. `soon` has something done without waiting for it."""
+
+    def __init__(
+        self,
+        context: Context,
+        notices: Notices,
+        soon: Callable[[Coroutine[Any, Any, Any]], None],
+    ) -> None:
+        self.context = context
+        self.switching = Switching(context)
+        self.problems: tuple[str, ...] = ()  # of files, as they were read last
+        self._notices = notices
+        self._soon = soon
+        self._reading = Reading(context.config, context.host)
+        self._lock = asyncio.Lock()
+        self._ticks = 0
+        self._stamp: Stamp | None = None
+        self._looked: dict[str, Stamp] = {}  # sessions, by the files that they were held against
+
+    # -- watching ------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        """Look whether files have changed, and have it carried out when they rest."""
+        self._ticks += 1
+        if self._ticks % EVERY or self._lock.locked():
+            return
+        stamp = self._reading.stamp()
+        # One that is being written is read when it has been the same twice.
+        rests, self._stamp = stamp == self._stamp, stamp
+        if not rests:
+            return
+        live = self._sessions()
+        self._looked = {each.id: self._looked.get(each.id, ()) for each in live}
+        new = [each for each in live if self._looked[each.id] != stamp]
+        if new:
+            self._soon(self.carry_out(WATCHER, new))
+
+    # -- on somebody's word --------------------------------------------------------------------
+
+    async def look(self, name: str | None = None) -> Look:
+        """What reloading would do, for all sessions or those of the profile `name`."""
+        async with self._lock:
+            return await self._look(self._sessions(name), everything=name is None)
+
+    async def carry_out(self, by: str, sessions: Sequence[Session] | None = None) -> Reloaded:
+        """Put in force what the files say by now, in `sessions` or all."""
+        async with self._lock:
+            stamp = self._reading.stamp()
+            asked = self._sessions() if sessions is None else sessions
+            look = await self._look(asked, everything=True)
+            self._tell(look.problems)
+            for session in asked:
+                self._looked[session.id] = stamp
+            return Reloaded(
+                tuple([await self._change(each, by) for each in look.found]), look.problems
+            )
+
+    async def resume(self) -> None:
+        """Finish what an earlier worker began: its rows are in force, and what was open is cut."""
+        for identity, before in self.context.registry.changes().items():
+            try:
+                session = self.context.registry.get(identity)
+            except UnknownSession:
+                self.context.registry.end_change(identity)
+                continue
+            self.switching.let_run(session)
+            self._record(session, WATCHER, {"resumed": True})
+            await self._cut_all(session, before)
+
+    # ------------------------------------------------------------------------------------------
+
+    def _sessions(self, name: str | None = None) -> list[Session]:
+        """Sessions that run under a profile of this host's, which may have changed."""
+        return [
+            each
+            for each in self.context.registry.live()
+            if each.state in (State.RUNNING, State.FROZEN)
+            and not each.source
+            and (name is None or name in {policy.profile for policy in each.plan.policies})
+        ]
+
+    async def _look(self, sessions: Sequence[Session], *, everything: bool) -> Look:
+        asked = [self._asked(each) for each in sessions]
+        return await asyncio.to_thread(self._reading.look, asked, everything=everything)
+
+    def _asked(self, session: Session) -> Asked:
+        registry = self.context.registry
+        links = session.chain.links
+        granted = bool(registry.ledger.blocks(session.id))
+        if session.parent is not None:
+            links = links[len(registry.get(session.parent).chain.links) :]
+        names = dict.fromkeys(link.profile for link in links) if granted else {session.profile: 0}
+        return Asked(
+            session=session,
+            profiles=tuple(names),
+            # Inside another it was bounded by that one's plan as it was.
+            pinned=granted or session.parent is not None,
+            earned=self.switching.earned(session),
+        )
+
+    def _tell(self, problems: tuple[str, ...]) -> None:
+        """On standard error, where it is news."""
+        for problem in problems:
+            if problem not in self.problems:
+                print(f"ri-monitord: {problem}", file=sys.stderr)
+        self.problems = problems
+
+    async def _change(self, found: Found, by: str) -> Changed:
+        if found.in_force is None or found.viewless is None:
+            return self._unchanged(found, found.problem)
+        session = found.session
+        before = self.context.registry.whole(session).plan
+        try:
+            goes_to = found.in_force
+            try:
+                await self.switching.narrow(session, goes_to)
+            except NotSwitched as error:
+                # All else is taken away all the same.
+                print(f"ri-monitord: session {session.id}: {error}", file=sys.stderr)
+                goes_to = found.viewless
+            changed = await self.switching.switch(session, goes_to, found.digest)
+        except (NotSwitched, UnknownSession) as error:
+            return self._unchanged(found, str(error))
+        pending = [*goes_to.pending, *self.switching.relimit(changed)]
+        self.context.sessions.conditions.look([changed])
+        cut = await self._cut(changed, before, cutting.PASSES[:1])
+        details = {
+            "profile": changed.profile,
+            "digest": {"from": session.digest, "to": found.digest},
+            "changes": found.difference.to_dict(),
+            "pending": pending,
+            "cut": cut,
+        }
+        self._record(changed, by, details)
+        self._notices.asked(changed.id, f"its profile {changed.profile} was changed by {by}")
+        self._soon(self._cut_all(changed, before))
+        return Changed(found, cut, tuple(pending))
+
+    def _unchanged(self, found: Found, problem: str) -> Changed:
+        print(f"ri-monitord: session {found.session.id} stays as it is: {problem}", file=sys.stderr)
+        return Changed(found, problem=problem)
+
+    def _record(self, session: Session, by: str, details: dict[str, Any]) -> None:
+        self.context.recording.daemon_record(
+            session, Verb.PROFILE_CHANGE, session.profile, {"by": by} | details
+        )
+
+    async def _cut_all(self, session: Session, before: Plan) -> None:
+        """Cut in the session and those inside until nothing can be left, and then end the change.
+
+        Those inside were judged by their own whole plans, which hold the changed links.
+        """
+        registry = self.context.registry
+        plans = registry.changes() | {session.id: before}
+        for each in (session, *registry.beneath(session.id)):
+            if each.id in plans:
+                await self._cut(each, plans[each.id], cutting.PASSES)
+                registry.end_change(each.id)
+
+    async def _cut(self, session: Session, before: Plan, passes: Sequence[float]) -> int:
+        try:
+            return await self.switching.cut(self.context.registry.get(session.id), before, passes)
+        except UnknownSession:
+            return 0
+        except OSError as error:
+            print(f"ri-monitord: cannot cut session {session.id}: {error}", file=sys.stderr)
+            return 0
