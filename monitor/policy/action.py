@@ -74,6 +74,7 @@ class Mechanism(Enum):
     CGROUP_BPF = "cgroup-bpf"
     PIDS = "pids"
     GATE = "gate"  # the action waited for the daemon's answer
+    FANOTIFY = "fanotify"  # an open that waited for it
     TICKET = "ticket"  # the program that started is not the one that was decided on
     BUDGET = "budget"
     DAEMON = "daemon"

@@ -6,7 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from monitor.policy import compile_files, compile_network, origins, sub_agents
+from monitor.policy import (
+    compile_context,
+    compile_files,
+    compile_labels,
+    compile_network,
+    gates,
+    origins,
+    sub_agents,
+)
 from monitor.policy.action import Origin
 from monitor.policy.compile_network import TCP, UDP
 from monitor.policy.environment import environment_plan
@@ -29,6 +37,7 @@ from monitor.policy.plan import (
 from monitor.policy.sub_agents import Launcher
 from monitor.policy.syscalls import NUMBERS
 from monitor.profile import durations
+from monitor.profile.check import MOST_LABELS
 from monitor.profile.model import AuditSection, LimitsSection, Profile, SyscallsSection
 from monitor.profile.resolve import digest
 from monitor.profile.variables import Variables
@@ -70,7 +79,8 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
         raise CompileError("a plan needs at least one profile")
     _check_host(profiles, host, observe=context.observe)
     variables = Variables(context.workspace, context.home, context.session, context.uid)
-    policies = [_policy(profile, variables, context, host) for profile in profiles]
+    gated = any(map(compile_labels.is_gated, profiles))
+    policies = [_policy(profile, variables, context, host, gated=gated) for profile in profiles]
     if context.launcher is not None:
         policies = [sub_agents.opened(policy, context.launcher) for policy in policies]
     masked = compile_files.masks_in_view(policies)
@@ -85,7 +95,8 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
             missing = (VIEW,)
     audits = [profile.audit or AuditSection() for profile in profiles]
     every = any(audit.records == "every" for audit in audits)
-    return Plan(
+    _check_labels(profiles)
+    plan = Plan(
         policies=tuple(policies),
         syscalls=_syscalls(profiles, policies, observe=context.observe),
         view=view,
@@ -97,8 +108,22 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
         observe=context.observe,
         records=RecordChoice.EVERY if every else RecordChoice.FIRST,
         audit_required=any(audit.required for audit in audits),
+        approval=compile_context.approval(profiles),
+        on_budget=compile_context.on_budget(profiles),
+        conditions=compile_context.conditions(profiles),
+        reactions=compile_context.reactions(profiles),
         missing=missing,
     )
+    waiting = gates.notified(gates.gates(plan, sub_agents=context.launcher is not None))
+    return replace(plan, syscalls=replace(plan.syscalls, notified=waiting))
+
+
+def _check_labels(profiles: Iterable[Profile]) -> None:
+    count = sum(len(profile.labels) for profile in profiles)
+    if count > MOST_LABELS:
+        raise CompileError(
+            f"{count} labels in all profiles together; the kernel holds {MOST_LABELS}"
+        )
 
 
 def _check_host(profiles: Iterable[Profile], host: HostFeatures, *, observe: bool) -> None:
@@ -119,9 +144,11 @@ def _check_host(profiles: Iterable[Profile], host: HostFeatures, *, observe: boo
                 )
 
 
-def _policy(profile: Profile, variables: Variables, context: Context, host: HostFeatures) -> Policy:
-    rules = Rules()
-    return Policy(
+def _policy(
+    profile: Profile, variables: Variables, context: Context, host: HostFeatures, *, gated: bool
+) -> Policy:
+    rules, resolve = Rules(), context.resolve
+    policy = Policy(
         profile=profile.name,
         digest=digest((profile,)),
         files=compile_files.file_rules(profile, variables, context.resolve),
@@ -135,7 +162,11 @@ def _policy(profile: Profile, variables: Variables, context: Context, host: Host
             netlink=_syscalls_of(profile).preset != "strict",
         ),
         rules=rules.all(),
+        asks=compile_labels.file_asks(profile, variables, resolve),
+        exec=compile_labels.exec_rules(profile, variables, resolve, gated=gated),
+        budgets=compile_labels.budgets(profile),
     )
+    return compile_labels.with_labels(policy, profile, variables, resolve)
 
 
 # -- the view -------------------------------------------------------------------------------------

@@ -9,7 +9,14 @@ from monitor.policy import origins
 from monitor.policy.patterns import escape, is_within, join, pattern
 from monitor.policy.plan import TERMINALS, FileAccess, FileRule, MaskKind, MaskRule, Policy
 from monitor.profile import paths
-from monitor.profile.model import ExecRule, ExecSection, FilesSection, PathRule, Profile
+from monitor.profile.model import (
+    AskPathRule,
+    ExecRule,
+    ExecSection,
+    FilesSection,
+    PathRule,
+    Profile,
+)
 from monitor.profile.variables import Variables, expand
 
 Resolve = Callable[[str], str]
@@ -47,8 +54,29 @@ def mask_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tupl
     masked: tuple[tuple[str, Sequence[PathRule | ExecRule], MaskKind], ...] = (
         ("files.deny", section.deny, MaskKind.HIDE),
         ("files.read_only", section.read_only, MaskKind.READ_ONLY),
-        ("exec.deny", (profile.exec or ExecSection()).deny, MaskKind.NO_EXEC),
+        (
+            "exec.deny",
+            [rule for rule in (profile.exec or ExecSection()).deny if rule.whatever_arguments],
+            MaskKind.NO_EXEC,
+        ),
     )
+    rules = []
+    for key, listed, kind in masked:
+        for rule in listed:
+            text = pattern_of(profile, key, rule, variables, resolve)
+            origin = origins.make(profile, key, rule.path, rule.position)
+            rules.append(MaskRule(text, kind, origin))
+    return tuple(sorted(rules, key=_mask_order))
+
+
+def pattern_of(
+    profile: Profile,
+    key: str,
+    rule: PathRule | AskPathRule | ExecRule,
+    variables: Variables,
+    resolve: Resolve,
+) -> str:
+    """The pattern of a rule that takes globs, absolute, the plain part of it resolved."""
     # A `*` in the name of a home folder is a character, not a pattern.
     literal = Variables(
         workspace=escape(variables.workspace),
@@ -56,14 +84,8 @@ def mask_rules(profile: Profile, variables: Variables, resolve: Resolve) -> tupl
         session=escape(variables.session),
         uid=variables.uid,
     )
-    rules = []
-    for key, listed, kind in masked:
-        for rule in listed:
-            base, _ = paths.split(rule.path)
-            text = _resolved(_absolute(profile, key, rule, base, literal), resolve)
-            origin = origins.make(profile, key, rule.path, rule.position)
-            rules.append(MaskRule(text, kind, origin))
-    return tuple(sorted(rules, key=_mask_order))
+    base, _ = paths.split(rule.path)
+    return _resolved(_absolute(profile, key, rule, base, literal), resolve)
 
 
 def _file_order(rule: FileRule) -> tuple[str, bool, int, str]:
@@ -112,7 +134,11 @@ def _names_terminals(rule: FileRule) -> bool:
 
 
 def _absolute(
-    profile: Profile, key: str, rule: PathRule | ExecRule, base: str, variables: Variables
+    profile: Profile,
+    key: str,
+    rule: PathRule | AskPathRule | ExecRule,
+    base: str,
+    variables: Variables,
 ) -> str:
     text = expand(base, variables, rule.position)
     if not text.startswith("/") or ".." in text.split("/"):

@@ -17,8 +17,16 @@ from monitor.policy.action import IPAddress, Origin, Verdict
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL, SOCK_DGRAM
 from monitor.policy.origins import Rules
 from monitor.policy.plan import NetPrefix, PortRange, SocketRule, UnixRule
-from monitor.profile.model import NetworkRule, NetworkSection, Profile
-from monitor.profile.network import EVERYWHERE, HIGHEST_PORT, MAPPED, PROTOCOLS, IPNetwork, parse
+from monitor.profile.model import AskNetworkRule, NetworkRule, NetworkSection, Profile
+from monitor.profile.network import (
+    EVERYWHERE,
+    HIGHEST_PORT,
+    MAPPED,
+    PROTOCOLS,
+    Destination,
+    IPNetwork,
+    parse,
+)
 from monitor.profile.variables import Variables, expand
 
 TCP, UDP = PROTOCOLS["tcp"], PROTOCOLS["udp"]
@@ -57,23 +65,75 @@ class _Covering:
     network: IPNetwork
     ports: tuple[tuple[int, int], ...]
     protocol: int
-    allow: bool
+    verdict: Verdict
     reserved: bool
     origin: Origin
 
 
+@dataclass(frozen=True, slots=True)
+class _Marking:
+    """One prefix of one destination that earns the label with the index `label`."""
+
+    network: IPNetwork
+    ports: tuple[tuple[int, int], ...]
+    protocol: int
+    label: int
+    origin: Origin
+
+
+# Deny beats ask beats allow.
+_RANKS = {Verdict.DENY: 0, Verdict.ASK: 1, Verdict.ALLOW: 2}
+
+
 def connect_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
-    """Where the profile lets its sessions connect and send to."""
+    """Where the profile lets its sessions connect and send to, and which labels that earns."""
     section = profile.network or NetworkSection()
-    allowed = _covering(profile, "network.connect", section.connect)
-    reserved = _reserved() if allowed else ()
-    return _table([*allowed, *_denied(profile), *reserved], rules)
+    listed = [
+        *_covering(profile, "network.connect", section.connect, Verdict.ALLOW),
+        *_covering(profile, "network.ask", section.ask, Verdict.ASK),
+    ]
+    reserved = _reserved() if listed else ()
+    return _table([*listed, *_denied(profile), *reserved], rules, _markings(profile))
+
+
+def label_table(profile: Profile, name: str, rules: Rules) -> tuple[NetPrefix, ...]:
+    """What the label `name` leaves of the network, as a further policy that must allow as well."""
+    section = profile.network or NetworkSection()
+    then = profile.labels[name].then
+    if then.network is None:
+        listed = [
+            *_covering(profile, "network.connect", section.connect, Verdict.ALLOW),
+            *_covering(profile, "network.ask", section.ask, Verdict.ASK),
+        ]
+    else:
+        key = f"labels.{name}.then.network.only"
+        listed = _covering(profile, key, then.network.only, Verdict.ALLOW)
+    if then.ask is not None:
+        asking = origins.make(
+            profile, f"labels.{name}.then.ask", then.ask, profile.places.get(f"labels.{name}")
+        )
+        listed = [replace(each, verdict=Verdict.ASK, origin=asking) for each in listed]
+    reserved = _reserved() if listed else ()
+    return _table([*listed, *reserved], rules)
+
+
+def _markings(profile: Profile) -> list[_Marking]:
+    found: list[_Marking] = []
+    for index, (name, label) in enumerate(profile.labels.items()):
+        for rule in label.connect:
+            to = parse(rule.to)
+            origin = origins.make(profile, f"labels.{name}.connect", rule.to, rule.position)
+            found += [
+                _Marking(network, to.ports, to.protocol, index, origin) for network in to.networks
+            ]
+    return found
 
 
 def bind_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
     """Which own addresses the profile lets its sessions bind."""
     section = profile.network or NetworkSection()
-    return _table([*_covering(profile, "network.bind", section.bind), *_denied(profile)], rules)
+    listed = _covering(profile, "network.bind", section.bind, Verdict.ALLOW)
+    return _table([*listed, *_denied(profile)], rules)
 
 
 def unix_rules(
@@ -101,18 +161,20 @@ def may_listen(profile: Profile) -> bool:
     TCP sockets that could. Each link by itself, so that a further one never opens it.
     """
     section = profile.network or NetworkSection()
-    bound, reached = (
-        any(parse(rule.to).protocol == TCP for rule in rules)
-        for rules in (section.bind, section.connect)
-    )
+    bound = any(to.protocol == TCP for to in _named(section.bind))
+    reached = any(to.protocol == TCP for to in _named((*section.connect, *section.ask)))
     return bound or not reached
 
 
 def socket_rules(profile: Profile, *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
     """The sockets that the profile's rules need. `unix`: the kernel decides on unix names."""
     section = profile.network or NetworkSection()
-    named = {parse(rule.to).protocol for rule in (*section.connect, *section.bind)}
+    named = {to.protocol for to in _named((*section.connect, *section.ask, *section.bind))}
     return sockets_for(named, unix=unix, netlink=netlink)
+
+
+def _named(rules: Sequence[NetworkRule | AskNetworkRule]) -> list[Destination]:
+    return [parse(rule.to) for rule in rules]
 
 
 def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
@@ -142,17 +204,21 @@ def is_reserved(address: IPAddress) -> bool:
 
 def _denied(profile: Profile) -> list[_Covering]:
     section = profile.network or NetworkSection()
-    return _covering(profile, "network.deny", section.deny)
+    return _covering(profile, "network.deny", section.deny, Verdict.DENY)
 
 
-def _covering(profile: Profile, key: str, listed: Sequence[NetworkRule]) -> list[_Covering]:
+def _covering(
+    profile: Profile,
+    key: str,
+    listed: Sequence[NetworkRule | AskNetworkRule],
+    verdict: Verdict,
+) -> list[_Covering]:
     found = []
     for rule in listed:
         to = parse(rule.to)
         origin = origins.make(profile, key, rule.to, rule.position)
-        allow = key != "network.deny"
         found += [
-            _Covering(network, to.ports, to.protocol, allow, False, origin)
+            _Covering(network, to.ports, to.protocol, verdict, False, origin)
             for network in to.networks
         ]
     return found
@@ -165,7 +231,7 @@ def _reserved() -> tuple[_Covering, ...]:
             ipaddress.ip_network(text),
             ((0, HIGHEST_PORT),),
             protocol,
-            False,
+            Verdict.DENY,
             True,
             origins.built_in("network.deny", f"{text}: {why}"),
         )
@@ -174,13 +240,19 @@ def _reserved() -> tuple[_Covering, ...]:
     )
 
 
-def _table(covering: Sequence[_Covering], rules: Rules) -> tuple[NetPrefix, ...]:
+def _table(
+    covering: Sequence[_Covering], rules: Rules, markings: Sequence[_Marking] = ()
+) -> tuple[NetPrefix, ...]:
     networks = {each.network for each in covering}
+    if networks:
+        networks |= {each.network for each in markings}
     # IPv4 lies within ::/0 as the kernel sees it, and rules about IPv6 do not speak of it.
     if any(network.version == 6 and MAPPED.subnet_of(network) for network in networks):
         networks.add(EVERYWHERE[0])
     ordered = sorted(networks, key=lambda network: ipaddress.IPv6Network(mapped(network)))
-    return tuple(NetPrefix(mapped(each), _fold(each, covering, rules)) for each in ordered)
+    return tuple(
+        NetPrefix(mapped(each), _fold(each, covering, markings, rules)) for each in ordered
+    )
 
 
 def mapped(network: IPNetwork) -> str:
@@ -196,7 +268,12 @@ def _within(network: IPNetwork, other: IPNetwork) -> bool:
     return isinstance(other, ipaddress.IPv6Network) and network.subnet_of(other)
 
 
-def _fold(network: IPNetwork, covering: Sequence[_Covering], rules: Rules) -> tuple[PortRange, ...]:
+def _fold(
+    network: IPNetwork,
+    covering: Sequence[_Covering],
+    markings: Sequence[_Marking],
+    rules: Rules,
+) -> tuple[PortRange, ...]:
     """The verdict for each port of the addresses whose longest prefix is `network`."""
     here = [each for each in covering if _within(network, each.network)]
     reserved = [each.network for each in here if each.reserved]
@@ -204,35 +281,57 @@ def _fold(network: IPNetwork, covering: Sequence[_Covering], rules: Rules) -> tu
     here = [
         each
         for each in here
-        if not each.allow or all(_within(each.network, outer) for outer in reserved)
+        if each.verdict is Verdict.DENY or all(_within(each.network, outer) for outer in reserved)
     ]
-    # Deny beats allow, allow beats reserved; then the narrower rule gives its name.
+    # All of these beat reserved; then the narrower rule gives its name.
     here.sort(
-        key=lambda each: (each.reserved, each.allow, -each.network.prefixlen, str(each.origin))
+        key=lambda each: (
+            each.reserved,
+            _RANKS[each.verdict],
+            -each.network.prefixlen,
+            str(each.origin),
+        )
     )
+    marks = [each for each in markings if _within(network, each.network)]
     ranges: list[PortRange] = []
     for protocol in sorted({each.protocol for each in here}):
-        ranges += _merged(_deciding(here, protocol, rules))
+        ranges += _merged(_deciding(here, marks, protocol, rules))
     return tuple(ranges)
 
 
-def _deciding(here: Sequence[_Covering], protocol: int, rules: Rules) -> Iterator[PortRange]:
+def _deciding(
+    here: Sequence[_Covering], marks: Sequence[_Marking], protocol: int, rules: Rules
+) -> Iterator[PortRange]:
     """The first of `here` that speaks of each port, from one change to the next."""
     speaking = [each for each in here if each.protocol == protocol]
-    starts = {edge for each in speaking for low, high in each.ports for edge in (low, high + 1)}
+    marking = [each for each in marks if each.protocol == protocol]
+    starts = {
+        edge
+        for ports in (*(each.ports for each in speaking), *(each.ports for each in marking))
+        for low, high in ports
+        for edge in (low, high + 1)
+    }
     edges = sorted(starts)
     for first, behind in zip(edges, edges[1:], strict=False):
         for each in speaking:
-            if any(low <= first <= high for low, high in each.ports):
+            if _names(each.ports, first):
                 number = rules.number(each.origin)
-                yield PortRange(
-                    protocol,
-                    first,
-                    behind - 1,
-                    Verdict.ALLOW if each.allow else Verdict.DENY,
-                    number,
-                )
+                label = _label(marking, first)
+                yield PortRange(protocol, first, behind - 1, each.verdict, number, label)
                 break
+
+
+def _names(ports: tuple[tuple[int, int], ...], port: int) -> bool:
+    return any(low <= port <= high for low, high in ports)
+
+
+def _label(marking: Sequence[_Marking], port: int) -> int:
+    """The label that `port` earns; -1: none. The kernel's row has room for one."""
+    found = [each for each in marking if _names(each.ports, port)]
+    if any(each.label != found[0].label for each in found):
+        one, other = found[0], next(each for each in found if each.label != found[0].label)
+        raise origins.error(other.origin, f"{one.origin} gives another label for the same")
+    return found[0].label if found else -1
 
 
 def _merged(ranges: Iterable[PortRange]) -> list[PortRange]:

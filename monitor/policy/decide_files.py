@@ -31,6 +31,8 @@ AGAINST = {
 }
 # Verbs that make or take away names, and whose right is in the folder.
 NAMING = {Verb.FILE_UNLINK, Verb.FILE_MKDIR, Verb.FILE_RENAME, Verb.FILE_LINK}
+# Verbs that stand for open(2): those `files.ask` is about.
+OPENING = {Verb.FILE_OPEN, Verb.FILE_WRITE}
 # Verbs that move a name away or put another in its place.
 MOVING = {Verb.FILE_UNLINK, Verb.FILE_RENAME}
 
@@ -46,12 +48,24 @@ def decide(plan: Plan, action: FileAction) -> Decision:
     if action.verb is Verb.FILE_CHMOD:
         return _attributes(plan, action.path)
     if action.verb not in NAMING:
-        return _granted(plan, action.path, uses)
+        decision = _granted(plan, action.path, uses)
+        if decision.verdict is Verdict.ALLOW and action.verb in OPENING:
+            return _asked(plan, action.path, uses) or decision
+        return decision
     decision = _naming(plan, action, names)
     if decision.verdict is Verdict.ALLOW and action.verb in MOVING:
         held = (_above_a_mask(plan, name) for name in names)
         return next(filter(None, held), decision)
     return decision
+
+
+def _asked(plan: Plan, path: str, uses: FileAccess) -> Decision | None:
+    for link, policy in enumerate(plan.policies):
+        for ask in policy.asks:
+            if pattern(ask.pattern).covers(path):
+                what = f"{GERUNDS[uses]} {verdicts.shown(path)}"
+                return verdicts.asked(Mechanism.FANOTIFY, ask.origin, what, link=link)
+    return None
 
 
 def decide_exec(plan: Plan, action: ExecAction) -> Decision:

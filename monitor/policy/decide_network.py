@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 from monitor.policy import verdicts
@@ -26,10 +26,14 @@ PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 TCP = PROTOCOLS["tcp"]
 
 
-def decide(plan: Plan, action: NetAction) -> Decision:
-    """The longest prefix of each policy's table decides, by port; no row denies."""
-    decision = None
-    for link, policy in enumerate(plan.policies):
+def decide(plan: Plan, action: NetAction, earned: frozenset[int] = frozenset()) -> Decision:
+    """The longest prefix of each policy's table decides, by port; no row denies.
+
+    Labels in `earned` (indices into all labels of all policies) bring a policy each.
+    """
+    decision: Decision | None = None
+    asked: Decision | None = None
+    for link, policy in _policies(plan, earned):
         table = policy.bind if action.verb is Verb.NET_BIND else policy.connect
         found = port_range(table, action.address, action.port, action.protocol)
         if found is None:
@@ -42,9 +46,24 @@ def decide(plan: Plan, action: NetAction) -> Decision:
             return verdicts.refused(
                 Mechanism.CGROUP_BPF, rule, _described(action), link=link, remedy=remedy
             )
+        if found.verdict is Verdict.ASK:
+            asked = asked or verdicts.asked(
+                Mechanism.CGROUP_BPF, rule, _described(action), link=link
+            )
         decision = verdicts.allowed(rule, link)
     assert decision is not None, "a plan has a policy"
-    return decision
+    return asked or decision
+
+
+def _policies(plan: Plan, earned: frozenset[int]) -> Iterator[tuple[int, Policy]]:
+    """Every policy that must allow, with its link: those of the links, then those of labels."""
+    yield from enumerate(plan.policies)
+    index = 0
+    for link, policy in enumerate(plan.policies):
+        for label in policy.labels:
+            if index in earned and label.policy is not None:
+                yield link, label.policy
+            index += 1
 
 
 def decide_unix(plan: Plan, action: UnixAction) -> Decision:

@@ -28,6 +28,18 @@ def refused(
     return Decision(Verdict.DENY, f"{what}: refused by {rule}", mechanism, link, rule, remedy)
 
 
+def asked(mechanism: Mechanism, rule: Origin, what: str, *, link: int | None = None) -> Decision:
+    """A person is asked first."""
+    return Decision(
+        Verdict.ASK,
+        f"{what}: held until somebody answers, by {rule}",
+        mechanism,
+        link,
+        rule,
+        remove(rule),
+    )
+
+
 def add(section: str, text: str) -> str:
     return f"{section}: add {quoted(text)}"
 

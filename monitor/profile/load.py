@@ -94,7 +94,7 @@ class _Shaper:
         if get_origin(kind) is tuple:
             return self._items(node, get_args(kind)[0], key)
         if get_origin(kind) is dict:
-            return self._texts(node, key)
+            return self._entries(node, get_args(kind)[1], key)
         if isinstance(kind, type) and issubclass(kind, Model):
             if isinstance(node, Mapping):
                 return self.model(node, kind, key)
@@ -118,11 +118,12 @@ class _Shaper:
             return self.model(node, model, key) | {"position": node.position}
         return {next(iter(model.model_fields)): node.value, "position": node.position}
 
-    def _texts(self, node: Node, key: str) -> Any:
+    def _entries(self, node: Node, kind: Any, key: str) -> Any:
         if not isinstance(node, Mapping):
-            return self._problem(node.position, key, "must be a mapping of names to text")
+            what = "text" if kind is str else "mappings"
+            return self._problem(node.position, key, f"must be a mapping of names to {what}")
         return {
-            name: self.value(entry.value, str, f"{key}.{name}")
+            name: self.value(entry.value, kind, f"{key}.{name}")
             for name, entry in node.entries.items()
         }
 

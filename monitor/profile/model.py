@@ -124,7 +124,7 @@ class ExecRule(Model):
     """A program by path; with `args` or `outside`, only calls whose arguments match.
 
     `args` are globs, one for each argument behind the program's name; `...` stands for any number
-    of arguments. `outside`: only where an argument names a path outside this folder. `content`: any
+    of arguments. `outside`: only where an argument names a path outside this folder. `sha256`: any
     other file with the same content as well.
     """
 
@@ -138,6 +138,11 @@ class ExecRule(Model):
     sha256: Annotated[bool, _says("Other files with the same content are meant as well.")] = False
     why: Annotated[str, _says("What the person is told who is asked, or the agent.")] = ""
     position: Origin = None
+
+    @property
+    def whatever_arguments(self) -> bool:
+        """Whether the rule is about the program as such."""
+        return self.args is None and self.outside is None
 
 
 class ExecSection(Model):
@@ -197,7 +202,7 @@ class ConditionsSection(Model):
         Literal["required"] | None, _says("`required`: no session without --purpose.")
     ] = None
     load_below: Annotated[
-        Annotated[float, Field(gt=0)] | None, _says("The host's load over a minute.")
+        Annotated[int, Field(ge=1)] | None, _says("The host's load average over a minute.")
     ] = None
     memory_available: Annotated[str | None, _says("Available on the host: 512M.")] = None
     otherwise: Annotated[

@@ -44,6 +44,13 @@ def check_allowed(path: str) -> None:
         )
 
 
+def check_folder(path: str) -> None:
+    """ValueError where `path` is not the name of one folder."""
+    check_allowed(path)
+    if split(path)[1]:
+        raise ValueError(f"{path}: the folder alone is meant, without /**")
+
+
 def check_mask(path: str) -> None:
     """ValueError where `path` may not stand in `deny` or `read_only`, which take globs."""
     base, _ = split(path)

@@ -82,7 +82,9 @@ def rules(profile: Profile, variables: Variables) -> Rules:
         of("execute"),
         of("deny"),
         of("read_only"),
-        work_out("exec.deny", ((rule.path, rule.position) for rule in denied)),
+        work_out(
+            "exec.deny", ((rule.path, rule.position) for rule in denied if rule.whatever_arguments)
+        ),
     )
 
 

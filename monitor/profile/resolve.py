@@ -9,7 +9,9 @@ How `include` adds up, section by section:
 - lists: those of the included profiles in their order, then the profile's own, each rule once;
 - one value (a limit, `preset`, `records`, `required`): the profile's own where it says one, else
   the strictest of the included ones; `environment.set`: the later one, the own last;
-- `run_as` and `may_lack`: the profile's own only. What weakens a session is said where it is used.
+- `labels`: all of them; two of one name that differ are an error;
+- `run_as`, `may_lack` and `ask_fallback`: the profile's own only. What weakens a session is said
+  where it is used.
 """
 
 from __future__ import annotations
@@ -22,16 +24,24 @@ from typing import Any
 from monitor.profile import durations
 from monitor.profile.catalog import UnknownProfile
 from monitor.profile.errors import ProfileError, problem
-from monitor.profile.model import Model, Position, Profile
+from monitor.profile.model import LabelSection, Model, Position, Profile
 
 Find = Callable[[str], Profile]
 
 # The kernel holds so many links (probes/include/maps.h, RI_MAX_POLICIES).
 MOST_LINKS = 8
 SECTIONS = ("files", "network", "exec", "syscalls", "limits", "environment", "audit")
+# Those that narrow only: what is extended holds by itself, so there is nothing to take over.
+NARROWING = ("conditions", "signals")
 
 # From the mildest to the strictest.
-_ON_EXPIRY = ("deny", "freeze", "kill")
+_REACTIONS = ("nothing", "ask", "deny", "freeze", "kill")
+
+
+def _stricter(one: str, other: str) -> str:
+    return max(one, other, key=_REACTIONS.index)
+
+
 # The strictest of two values that are one value each.
 _STRICTEST: dict[str, Callable[[Any, Any], Any]] = {
     "preset": lambda one, other: "strict" if "strict" in {one, other} else one,
@@ -39,7 +49,14 @@ _STRICTEST: dict[str, Callable[[Any, Any], Any]] = {
     "required": lambda one, other: one or other,
     "ttl": lambda one, other: min(one, other, key=durations.seconds),
     "memory": lambda one, other: min(one, other, key=durations.octets),
-    "on_expiry": lambda one, other: max(one, other, key=_ON_EXPIRY.index),
+    "egress_bytes": lambda one, other: min(one, other, key=durations.octets),
+    "ask_timeout": lambda one, other: min(one, other, key=durations.seconds),
+    "memory_available": lambda one, other: max(one, other, key=durations.octets),
+    "on_expiry": _stricter,
+    "on_budget": _stricter,
+    "otherwise": _stricter,
+    "session_revoked": _stricter,
+    "assurance_level_change": _stricter,
 }
 
 
@@ -101,13 +118,33 @@ def _composed(profile: Profile, find: Find, trail: tuple[str, ...]) -> Profile:
         return profile
     places = {key: place for key, place in profile.places.items() if not _in_section(key)}
     update: dict[str, Any] = {"places": places}
-    for name in SECTIONS:
+    for name in (*SECTIONS, *NARROWING):
         update[name] = _added(name, [*parts, profile], places)
+    update["labels"] = _labels([*parts, profile], places)
     return profile.model_copy(update=update)
 
 
+def _labels(profiles: list[Profile], places: dict[str, Position]) -> dict[str, LabelSection]:
+    """The labels of several profiles. Positions do not count where two are compared."""
+    found: dict[str, tuple[Profile, LabelSection]] = {}
+    for profile in profiles:
+        for name, label in profile.labels.items():
+            key = f"labels.{name}"
+            first, known = found.setdefault(name, (profile, label))
+            if known.model_dump() != label.model_dump():
+                at = profiles[-1].places.get(key) or profile.places.get(key)
+                message = f"{first.name} and {profile.name} both have this label, and differ"
+                raise ProfileError([problem(at, key, message)])
+            places |= {
+                each: at
+                for each, at in profile.places.items()
+                if each == key or each.startswith(f"{key}.")
+            }
+    return {name: label for name, (_profile, label) in found.items()}
+
+
 def _in_section(key: str) -> bool:
-    return key.partition(".")[0] in SECTIONS
+    return key.partition(".")[0] in (*SECTIONS, *NARROWING, "labels")
 
 
 def _find(profile: Profile, key: str, name: str, find: Find, trail: tuple[str, ...]) -> Profile:

@@ -5,11 +5,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from monitor.profile.model import ExecRule, NetworkRule, PathRule, Profile, UnixRule
+from monitor.profile.model import (
+    AskNetworkRule,
+    AskPathRule,
+    ExecRule,
+    NetworkRule,
+    PathRule,
+    Profile,
+    UnixRule,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # A rule may be mere text: the first field of its model.
-_RULES = (PathRule, NetworkRule, UnixRule, ExecRule)
+_RULES = (PathRule, AskPathRule, NetworkRule, AskNetworkRule, UnixRule, ExecRule)
 # What load.py adds; no key of a file.
 _INTERNAL = ("position", "places")
 
