@@ -102,13 +102,14 @@ class WatchRequest:
         plan: Plan,
         masks: tuple[tuple[str, MaskKind], ...],
         opens: tuple[tuple[str, bool], ...],
+        own_view: bool,
     ) -> WatchRequest:
-        """What is to be watched for a session under `plan`."""
+        """What is to be watched for a session under `plan`; `own_view`: a view is its own."""
         return cls(
             rules=tuple(_rules(policy) for policy in plan.policies),
             masks=masks,
             opens=opens,
-            masking=plan.view is not None,
+            masking=own_view and plan.view is not None,
             mask_limit=DEFAULT_MASK_LIMIT if plan.view is None else plan.view.mask_limit,
         )
 
