@@ -21,8 +21,10 @@ from monitor.cli import (
     labels,
     log,
     profiles,
+    reload,
     revoke,
     sessions,
+    signals,
 )
 from monitor.cli.client import SOCKET_VARIABLE
 from monitor.cli.failure import REFUSED, USAGE, CommandError
@@ -63,11 +65,21 @@ app = typer.Typer(
     no_args_is_help=True,
     epilog=EPILOG,
 )
-for group in (sessions.app, asks.app, revoke.app, explain.app, doctor.app, grants.app):
+for group in (
+    sessions.app,
+    asks.app,
+    revoke.app,
+    reload.app,
+    signals.app,
+    explain.app,
+    doctor.app,
+    grants.app,
+):
     app.registered_commands += group.registered_commands
 app.add_typer(log.app, name="log")
 app.add_typer(profiles.app, name="profile")
 app.add_typer(grants.grant, name="grant")
+profiles.app.command("diff")(reload.diff)
 app.add_typer(labels.label, name="label")
 
 

@@ -35,7 +35,9 @@ from monitor.daemon.api.doctor import diagnose
 from monitor.daemon.api.grants import GrantApi
 from monitor.daemon.api.labels import LabelApi
 from monitor.daemon.api.log import Log
+from monitor.daemon.api.reload import ReloadApi
 from monitor.daemon.api.revocations import RevokeApi
+from monitor.daemon.api.signals import SignalApi
 from monitor.daemon.asks.asks import AskOver, UnknownAsk
 from monitor.daemon.context import Context
 from monitor.daemon.ending import EndingFailed, Step
@@ -78,6 +80,8 @@ class Api:
                 *GrantApi(context).routes(),
                 *LabelApi(context, self.access, self._find).routes(),
                 *RevokeApi(context, self.access).routes(),
+                *ReloadApi(context, self.access).routes(),
+                *SignalApi(context, self.access).routes(),
             ]
         )
         self._runner = web.AppRunner(
