@@ -17,7 +17,6 @@ int ri_alone_sendmsg4(struct bpf_sock_addr *ctx) { return redirect4(ctx) != RI_N
 int ri_alone_sendmsg6(struct bpf_sock_addr *ctx) { return redirect6(ctx) != RI_NO_ROOM; }
 int ri_alone_egress(struct __sk_buff *skb)
 {
-	note_flow(skb, bpf_skb_cgroup_id(skb));
-	return 1;
+	return note_flow(skb, bpf_skb_cgroup_id(skb));
 }
 #endif

@@ -22,7 +22,7 @@ from monitor.resolver.records import Labels, Record, Service
 from monitor.resolver.wire import FORMERR, IN, NOERROR, NXDOMAIN, OPT, write_name
 
 LONGEST_CHAIN = 16
-MOST_RECORDS = 1024  # in all sections: more take too long to read
+MOST_RECORDS = 512  # in all sections: more take too long to read
 MOST_KEPT = 100
 
 _HEADER = struct.Struct(">HHHHHH")

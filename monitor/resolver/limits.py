@@ -55,3 +55,28 @@ class Meter:
         self.spent += free
         self._said.add(name)
         return True
+
+
+class Repeats:
+    """What floods is recorded once a second, with how many times it happened."""
+
+    def __init__(self, seconds: float = 1.0, most: int = 4096) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._kept: dict[object, tuple[float, int]] = {}
+
+    def times(self, key: object, now: float) -> int:
+        """How many times to record; 0: it was recorded just now, and is counted."""
+        begin, more = self._kept.get(key, (None, 0))
+        if begin is not None and begin <= now < begin + self._seconds:
+            self._kept[key] = (begin, more + 1)
+            return 0
+        self._kept.pop(key, None)
+        if len(self._kept) >= self._most:
+            del self._kept[next(iter(self._kept))]
+        self._kept[key] = (now, 0)
+        return 1 + more
+
+    def left(self, key: object) -> int:
+        """What was counted and not recorded; forgets `key`."""
+        return self._kept.pop(key, (0.0, 0))[1]

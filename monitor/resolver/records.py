@@ -21,6 +21,8 @@ from monitor.resolver.decision import HTTPS, SOA, SRV, A
 
 Labels = tuple[bytes, ...]  # in lower case, without the empty one at the end
 
+MOST_LABELS = 2048  # of all owners: a message may point to one long name a thousand times
+
 _FIXED = struct.Struct(">HHIH")
 _TTL_SIGN = 0x80000000
 # What a client may be told of an HTTPS record: never addresses, and never keys that hide a name.
@@ -54,8 +56,12 @@ class Service:
 def find(data: bytes, at: int, count: int) -> Iterator[Record]:
     """`count` records from `at` on; FormError and the like where they are not there."""
     parser = dns.wire.Parser(data, at)
+    labels = 0
     for _number in range(count):
         owner = _labels(parser)
+        labels += len(owner)
+        if labels > MOST_LABELS:
+            raise ValueError("names that take too long to read")
         kind, of_class, ttl, size = _FIXED.unpack(parser.get_bytes(_FIXED.size))
         begin = parser.current
         parser.get_bytes(size)

@@ -36,14 +36,27 @@ struct ri_flow {
 	__u64 time;		/* boottime ns */
 };
 
+/* Key: u64, cgroup. Questions within a second. */
+struct ri_asking {
+	__u64 begin;		/* boottime ns */
+	__u64 count;
+};
+
 /* Written by the worker. */
 BPF_ARRAY(resolver, struct ri_resolver, 1);
 /* Gone with its socket. Cannot be made: the packet is refused. */
 BPF_SK_STORAGE(servers, struct ri_server);
 /* Written for each packet to the resolver, read by it when the packet has arrived. Full: the oldest
- * goes, whose question is then not answered and asked again. */
+ * goes, whose question is then not answered and asked again. Two sessions that bind the same port
+ * of loopback on purpose, which takes a bind rule in each, can ask in each other's name. */
 BPF_TABLE("lru_hash", struct ri_flow_key, struct ri_flow, flows, 65536);
 
+/* Full: the oldest goes, and is counted from 0 again. */
+BPF_TABLE("lru_hash", u64, struct ri_asking, asking, 8192);
+
+#define RI_ASKING_MOST 1000	/* a second; the resolver refuses long before, and says so */
+#define RI_ASKING_SECOND 1000000000ULL
+#define RI_QUESTION_SIZE 1500	/* of a datagram, headers included; questions need 600 at most */
 #define RI_DNS_PORT 53
 #define RI_LOOPBACK4 0x7f000001
 #define RI_MAPPED 0xffff	/* the third word of ::ffff:a.b.c.d */
@@ -182,10 +195,34 @@ static __always_inline void restore6(struct bpf_sock_addr *ctx)
 #define RI_UDP 17
 
 /*
+ * One more question; false: too many. What one session sends must leave room in the resolver's
+ * socket for the others.
+ */
+static __always_inline bool may_ask(u64 cgroup, u64 now)
+{
+	struct ri_asking *known = asking.lookup(&cgroup);
+	struct ri_asking first = { .begin = now, .count = 1 };
+
+	if (!known) {
+		asking.update(&cgroup, &first);
+		return true;
+	}
+	if (now - known->begin >= RI_ASKING_SECOND) {
+		known->begin = now;
+		known->count = 0;
+	}
+	if (known->count >= RI_ASKING_MOST)
+		return false;
+	__sync_fetch_and_add(&known->count, 1);
+	return true;
+}
+
+/*
  * For the egress program, with packets that have no route of their own: notes who sends where the
  * packet goes to the resolver. It is the socket's cgroup that counts, not that of who sends.
+ * False: the packet is not to leave.
  */
-static __always_inline void note_flow(struct __sk_buff *skb, u64 cgroup)
+static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 {
 	struct ri_resolver *to = resolver_port();
 	struct ri_flow_key key = {};
@@ -195,13 +232,13 @@ static __always_inline void note_flow(struct __sk_buff *skb, u64 cgroup)
 	u8 protocol = 0;
 
 	if (!to || !to->port4)
-		return;
+		return true;
 	if (skb->protocol == bpf_htons(0x0800)) {
 		if (bpf_skb_load_bytes(skb, RI_IP4_SOURCE, address, 8) ||
 		    address[1] != bpf_htonl(RI_LOOPBACK4) ||
 		    bpf_skb_load_bytes(skb, RI_IP4_PROTOCOL, &protocol, 1) ||
 		    bpf_skb_load_bytes(skb, RI_IP4_SIZE, ports, 4) || ports[1] != to->port4)
-			return;
+			return true;
 		key.address[10] = 0xff;
 		key.address[11] = 0xff;
 		__builtin_memcpy(key.address + 12, address, 4);
@@ -210,15 +247,19 @@ static __always_inline void note_flow(struct __sk_buff *skb, u64 cgroup)
 		    address[5] || address[6] || address[7] != bpf_htonl(1) ||
 		    bpf_skb_load_bytes(skb, RI_IP6_NEXT, &protocol, 1) ||
 		    bpf_skb_load_bytes(skb, RI_IP6_SIZE, ports, 4) || ports[1] != to->port6)
-			return;
+			return true;
 		__builtin_memcpy(key.address, address, 16);
 	}
 	if (protocol != RI_UDP && protocol != RI_TCP)
-		return;
+		return true;
+	flow.time = bpf_ktime_get_boot_ns();
+	/* A connection limits itself: its next question is read when the last was answered. */
+	if (protocol == RI_UDP && (skb->len > RI_QUESTION_SIZE || !may_ask(cgroup, flow.time)))
+		return false;
 	key.port = ports[0];
 	key.protocol = protocol;
-	flow.time = bpf_ktime_get_boot_ns();
 	flows.update(&key, &flow);
+	return true;
 }
 
 #endif

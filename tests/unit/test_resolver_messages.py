@@ -29,7 +29,7 @@ from monitor.resolver.answers import (
 )
 from monitor.resolver.cache import Cache
 from monitor.resolver.decision import NameTable, Permission, judge
-from monitor.resolver.limits import Limits, Meter
+from monitor.resolver.limits import Limits, Meter, Repeats
 from monitor.resolver.names import parse, to_labels
 from monitor.resolver.replies import Reply, reply
 from monitor.resolver.wire import (
@@ -576,3 +576,26 @@ def test_chosen_bytes_are_counted_once_for_each_name() -> None:
     assert not meter.say("ghijk.example", 5)
     assert meter.say("klmn.example", 4)
     assert meter.spent == 10
+
+
+def test_a_flood_is_recorded_once_a_second_with_its_number() -> None:
+    repeats = Repeats(most=2)
+    assert [repeats.times("a", now) for now in (0.0, 0.1, 0.9, 1.0, 1.5)] == [1, 0, 0, 3, 0]
+    assert repeats.times("b", 1.5) == 1
+    assert repeats.left("a") == 1
+    assert repeats.left("a") == 0
+    assert repeats.times("a", 0.5) == 1  # the clock went back
+    assert [repeats.times(key, 9.0) for key in ("c", "d", "c", "d")] == [1, 1, 0, 0]
+
+
+def test_one_long_name_a_thousand_times_is_not_read() -> None:
+    """All owners point to a name of 120 labels that stands once."""
+    sent, _message = asked()
+    long_name = b"".join(b"\1a" for _number in range(120)) + b"\0"
+    at = (12 + len(sent.question)).to_bytes(2, "big")
+    first = long_name + b"\0\1\0\1\0\0\0\1\0\4abcd"
+    rest = bytes((0xC0 | at[0], at[1])) + b"\0\1\0\1\0\0\0\1\0\4abcd"
+    data = HEADER.pack(7, 0x8000, 1, 500, 0, 0) + sent.question + first + rest * 499
+    began = time.perf_counter()
+    assert read(data, sent, LIFETIMES) is Unusable.BROKEN
+    assert time.perf_counter() - began < 0.05

@@ -387,6 +387,22 @@ def test_a_server_that_writes_names_in_its_own_way_is_asked_over_tcp(case: Case)
     assert [tcp for _name, _kind, tcp in case.upstream.asked] == [False, True]
 
 
+def test_a_server_that_does_so_and_has_no_tcp_is_believed(case: Case) -> None:
+    case.upstream.add("abcdefghijklmnop.example.org", f"A {PUBLIC}", ttl=0)
+
+    def lower(query: dns.message.Message, tcp: bool) -> list[bytes]:
+        if tcp:
+            return []
+        whole = case.upstream.honest(query, tcp)
+        end = 12 + len(query.question[0].name.to_wire() or b"")
+        return [whole[:12] + whole[12:end].lower() + whole[end:]]
+
+    case.upstream.behaviours["abcdefghijklmnop.example.org"] = lower
+    assert case.told("abcdefghijklmnop.example.org") == [PUBLIC]
+    assert case.told("abcdefghijklmnop.example.org") == [PUBLIC]
+    assert [tcp for _name, _kind, tcp in case.upstream.asked] == [False, True, False, False]
+
+
 def forged(query: dns.message.Message, **more: object) -> bytes:
     """An answer that somebody guesses: not to this question."""
     response = dns.message.make_response(query)
@@ -475,8 +491,13 @@ def test_private_answers_of_public_names_are_left_out(case: Case) -> None:
 def test_questions_a_second_are_limited_for_each_session(case: Case) -> None:
     case.now = 5.0
     case.make(limits=Limits(per_second=1, at_once=3))
-    assert [case.told("api.example.org") for _number in range(4)] == [[PUBLIC]] * 3 + ["REFUSED"]
-    assert case.around.causes[-1] is Cause.RATE
+    assert [case.told("api.example.org") for _number in range(6)] == [[PUBLIC]] * 3 + [
+        "REFUSED"
+    ] * 3
+    assert case.around.causes == [None, None, None, Cause.RATE]
+    case.now = 6.0
+    assert [case.told("api.example.org") for _number in range(2)] == [[PUBLIC], "REFUSED"]
+    assert [each.times for each in case.around.recorded] == [1, 1, 1, 1, 1, 3]
     case.around.session = "s-2"
     case.resolver.govern("s-2", [[case.rule("api.example.org:443")]])
     assert case.told("api.example.org") == [PUBLIC]

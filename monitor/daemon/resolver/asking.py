@@ -49,6 +49,7 @@ class Asker:
         self.patience = patience or Patience()
         self.foreign = 0  # messages that answered nothing that was asked
         self._random = random.SystemRandom()
+        self._own_letters: set[Upstream] = set()  # as the question's letters were not kept
 
     async def ask(self, labels: tuple[bytes, ...], kind: int) -> Answer | None:
         """What upstream says, chains of aliases followed to their end; None: nothing usable."""
@@ -80,22 +81,32 @@ class Asker:
     async def _of_one(
         self, upstream: Upstream, labels: tuple[bytes, ...], kind: int
     ) -> Answer | Unusable:
-        room: int | None = _EDNS_ROOM
-        found: Answer | Unusable = Unusable.FAILED
         try:
             async with asyncio.timeout(self.patience.one):
-                found = await self._over_udp(upstream, self._asked(labels, kind), room)
-                if found is Unusable.PLAIN:
-                    room = None
-                    found = await self._over_udp(upstream, self._asked(labels, kind), room)
-                if found in {Unusable.TRUNCATED, Unusable.CASE, Unusable.FOREIGN}:
-                    # Case is for telling guesses over UDP; some servers write names in their own.
-                    found = await _over_tcp(
-                        upstream, Asked(secrets.randbits(16), labels, kind), room, self.lifetimes
-                    )
+                return await self._patiently(upstream, labels, kind)
         except (OSError, EOFError, TimeoutError):
             return Unusable.FAILED
-        return found
+
+    async def _patiently(
+        self, upstream: Upstream, labels: tuple[bytes, ...], kind: int
+    ) -> Answer | Unusable:
+        room: int | None = _EDNS_ROOM
+        exact = upstream not in self._own_letters
+        found = await self._over_udp(upstream, self._asked(labels, kind), room, exact)
+        if found is Unusable.PLAIN:
+            room = None
+            found = await self._over_udp(upstream, self._asked(labels, kind), room, exact)
+        if found not in {Unusable.TRUNCATED, Unusable.CASE, Unusable.FOREIGN}:
+            return found
+        # A server that writes names in letters of its own and has no TCP is believed without.
+        letters = found is Unusable.CASE
+        if letters:
+            self._own_letters.add(upstream)
+        asked = Asked(secrets.randbits(16), labels, kind)
+        answer = await _over_tcp(upstream, asked, room, self.lifetimes)
+        if letters:
+            self._own_letters.discard(upstream)
+        return answer
 
     def _asked(self, labels: tuple[bytes, ...], kind: int) -> Asked:
         return Asked(secrets.randbits(16), tuple(map(self._mixed_case, labels)), kind)
@@ -109,7 +120,7 @@ class Asker:
         )
 
     async def _over_udp(
-        self, upstream: Upstream, asked: Asked, room: int | None
+        self, upstream: Upstream, asked: Asked, room: int | None, exact: bool
     ) -> Answer | Unusable:
         loop = asyncio.get_running_loop()
         family = socket.AF_INET6 if ":" in upstream.address else socket.AF_INET
@@ -118,7 +129,7 @@ class Asker:
             sock.send(write_query(asked.identity, asked.labels, asked.kind, room))
             for _other in range(MOST_FOREIGN):
                 data = await loop.sock_recv(sock, _LARGEST)
-                found = answers.read(data, asked, self.lifetimes)
+                found = answers.read(data, asked, self.lifetimes, exact)
                 if found is not Unusable.FOREIGN:
                     return found
                 self.foreign += 1

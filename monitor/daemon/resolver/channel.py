@@ -99,4 +99,5 @@ def record_message(resolution: Resolution) -> dict[str, Any]:
         "ttl": resolution.ttl,
         "cached": resolution.cached,
         "seconds": round(resolution.seconds, 6),
+        "times": resolution.times,
     }

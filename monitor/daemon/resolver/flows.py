@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+import time
 
 from monitor.daemon.resolver.resolver import Peer
 from monitor.kernel.bpf import Map
 
+# Longer than questions wait for a resolver that starts anew; as long as most clients wait.
+FRESH_SECONDS = 5.0
 _KEY = struct.Struct("=16s2sH")  # struct ri_flow_key
 _FLOW = struct.Struct("=QQ")  # struct ri_flow
 KEY_SIZE, FLOW_SIZE = _KEY.size, _FLOW.size
@@ -27,7 +30,12 @@ class Flows:
     def cgroup(self, peer: Peer) -> int | None:
         """The cgroup of the socket that sent from `peer`; None: of none that is governed."""
         value = self._map.lookup(_key(peer))
-        return _FLOW.unpack(value)[0] if value is not None else None
+        if value is None:
+            return None
+        cgroup, noted = _FLOW.unpack(value)
+        # Somebody whose packets are not noted may have got the port since.
+        age = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - noted
+        return int(cgroup) if age < FRESH_SECONDS * 1e9 else None
 
 
 def _key(peer: Peer) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from monitor.daemon.resolver.asking import Asker
@@ -18,7 +18,7 @@ from monitor.resolver.addresses import Address, Network
 from monitor.resolver.answers import Answer
 from monitor.resolver.cache import Cache, Key
 from monitor.resolver.decision import TYPES, Cause, NameTable, Permission, judge
-from monitor.resolver.limits import Limits, Meter
+from monitor.resolver.limits import Limits, Meter, Repeats
 from monitor.resolver.names import NameRule, from_labels, shown, to_labels
 from monitor.resolver.replies import Admission, Reply
 from monitor.resolver.wire import (
@@ -40,13 +40,14 @@ class Peer:
     port: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Resolution:
     """One question and what became of it, for the record.
 
     `session` None: nobody knows who asks, and nothing was answered. `cause` None: answered, with
     what upstream says, be it that there is nothing (`rcode`). `private` were left out. `rules` are
-    each link's rules for the name (NameRule.rule), empty where a link has none.
+    each link's rules for the name (NameRule.rule), empty where a link has none. `times`: of a
+    flood, how many questions it stands for.
     """
 
     session: str | None
@@ -62,6 +63,7 @@ class Resolution:
     ttl: int = 0
     cached: bool = False
     seconds: float = 0.0
+    times: int = 1
 
 
 class Hooks(Protocol):
@@ -121,6 +123,7 @@ class Resolver:
         self._clock = clock
         self._sessions: dict[str, _Session] = {}
         self._cache = Cache()
+        self._repeats = Repeats()
         self._asking: dict[Key, asyncio.Task[Answer | None]] = {}
 
     def govern(
@@ -139,6 +142,7 @@ class Resolver:
     def release(self, session: str) -> None:
         """The session has ended: it is told nothing more."""
         self._sessions.pop(session, None)
+        self._repeats.left(session)
 
     def sessions(self) -> tuple[str, ...]:
         return tuple(self._sessions)
@@ -159,36 +163,45 @@ class Resolver:
             REFUSED,
         )
         if session is None:
-            self._hooks.record(resolution)
+            self._record_once(resolution)
             return None
         if query.error:
-            self._hooks.record(replace(resolution, cause=Cause.MALFORMED, rcode=query.error))
+            resolution.cause, resolution.rcode = Cause.MALFORMED, query.error
+            self._hooks.record(resolution)
             return write_reply(query, query.error)
-        reply, resolution = await self._reply(session, query, resolution)
-        self._hooks.record(replace(resolution, seconds=self._clock() - began))
+        reply = await self._reply(session, query, resolution)
+        resolution.seconds = self._clock() - began
+        if resolution.cause is Cause.RATE:
+            self._record_once(resolution)
+        else:
+            self._hooks.record(resolution)
         room = query.room if datagram else None
         return write_reply(query, reply.rcode, reply.records, reply.ttl, room)
 
-    async def _reply(
-        self, session: str, query: Query, resolution: Resolution
-    ) -> tuple[Reply, Resolution]:
+    def _record_once(self, resolution: Resolution) -> None:
+        """Once a second at most: a flood of questions must not become one of records."""
+        resolution.times = self._repeats.times(resolution.session, self._clock())
+        if resolution.times:
+            self._hooks.record(resolution)
+
+    async def _reply(self, session: str, query: Query, resolution: Resolution) -> Reply:
+        """The reply; what is to be recorded of it goes into `resolution`."""
         try:
             return await self._answered(session, query, resolution)
         except _Refused as refused:
-            resolution = replace(resolution, cause=refused.cause, rcode=refused.rcode)
-            return Reply(refused.rcode), resolution
+            resolution.cause, resolution.rcode = refused.cause, refused.rcode
+            return Reply(refused.rcode)
 
-    async def _answered(
-        self, session: str, query: Query, resolution: Resolution
-    ) -> tuple[Reply, Resolution]:
+    async def _answered(self, session: str, query: Query, resolution: Resolution) -> Reply:
         known = self._sessions.get(session)
         if known is None:
             raise _Refused(Cause.UNLISTED, REFUSED)
         if not known.meter.question(self._clock()):
             raise _Refused(Cause.RATE, REFUSED)
         permission = self._judge(session, query)
-        answer, cached = await self._upstream(known, permission, query.kind)
-        if not cached:
+        resolution.rules = tuple(tuple(rule.rule for rule in link) for link in permission.links)
+        answer, resolution.cached = await self._upstream(known, permission, query.kind)
+        if not resolution.cached:
             # The session may have ended meanwhile, or its rules changed.
             permission = self._judge(session, query)
         reply = replies.reply(
@@ -199,22 +212,17 @@ class Resolver:
             self.asker.lifetimes,
             self.settings.own,
         )
+        resolution.aliases = tuple(shown(alias) for alias in answer.aliases)
+        resolution.private = reply.private
         if reply.admissions:
             try:
                 await self._hooks.allow(session, reply.admissions)
             except OSError as error:
                 raise _Refused(Cause.TABLES, SERVFAIL) from error
-        return reply, replace(
-            resolution,
-            cause=Cause.PRIVATE if reply.private and not reply.records else None,
-            rcode=reply.rcode,
-            addresses=tuple(each.address for each in reply.admissions),
-            aliases=tuple(shown(alias) for alias in answer.aliases),
-            private=reply.private,
-            rules=tuple(tuple(rule.rule for rule in rules) for rules in permission.links),
-            ttl=reply.ttl,
-            cached=cached,
-        )
+        resolution.addresses = tuple(each.address for each in reply.admissions)
+        resolution.cause = Cause.PRIVATE if reply.private and not reply.records else None
+        resolution.rcode, resolution.ttl = reply.rcode, reply.ttl
+        return reply
 
     def _judge(self, session: str, query: Query) -> Permission:
         known = self._sessions.get(session)

@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from monitor.daemon.resolver.resolver import Hooks, Peer, Resolver
 
 _LARGEST = 65535
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_ROOM = 16 << 20
 _AT_ONCE = 64  # datagrams read before others have their turn
 MOST_WORKING = 4096  # datagrams that are worked on; more are dropped, and asked again
 MOST_CONNECTIONS = 32  # of one session
@@ -49,8 +51,11 @@ def _bound(family: int, kind: int, address: str, port: int) -> socket.socket:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         else:
-            # A burst of all sessions waits here while the loop is busy. The kernel may give less.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+            # A burst of all sessions waits here while the loop is busy.
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+            except PermissionError:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
         sock.bind((address, port))
     except OSError:
         sock.close()
