@@ -105,7 +105,7 @@ CREATIONS = (
     ("renamed in", "echo TOKEN > draft; mv draft new/.env", "new/.env"),
     ("saved anew over a masked one", "echo TOKEN > draft; mv draft .env", ".env"),
     ("in a new folder", "mkdir -p new/a/b/c; echo TOKEN > new/a/b/c/.env", "new/a/b/c/.env"),
-    ("in a folder moved in", "mkdir ../out; echo TOKEN > ../out/.env; mv ../out new", "new/out/.env"),
+    ("moved in", "mkdir ../out; echo TOKEN > ../out/.env; mv ../out new", "new/out/.env"),
     ("a folder of the name", "mkdir new/.env; echo TOKEN > new/.env/x", "new/.env/x"),
 )  # fmt: skip
 
