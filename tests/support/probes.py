@@ -25,7 +25,15 @@ from monitor.daemon.probes.ring import RingReader
 from monitor.daemon.probes.tables import KernelTables
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.policy.action import Origin, Verdict
-from monitor.policy.plan import NetPrefix, Policy, PortRange, SocketRule, UnixRule
+from monitor.policy.plan import (
+    Budgets,
+    Label,
+    NetPrefix,
+    Policy,
+    PortRange,
+    SocketRule,
+    UnixRule,
+)
 from monitor.wire.events import AnyEvent
 from monitor.wire.layout import SessionFlag
 from tests.support.checkout import ROOT
@@ -46,10 +54,11 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def ports(first: int, last: int | None = None, *, protocol: int = TCP, allow: bool = True,
-          rule: int = 0) -> PortRange:  # fmt: skip
+          ask: bool = False, rule: int = 0, label: int = -1) -> PortRange:  # fmt: skip
     """A range of ports; one port where `last` is left out."""
     verdict = Verdict.ALLOW if allow else Verdict.DENY
-    return PortRange(protocol, first, first if last is None else last, verdict, rule)
+    verdict = Verdict.ASK if ask else verdict
+    return PortRange(protocol, first, first if last is None else last, verdict, rule, label)
 
 
 def policy(
@@ -57,6 +66,8 @@ def policy(
     bind: Sequence[tuple[str, Sequence[PortRange]]] = (),
     unix: Sequence[str] = (),
     sockets: Sequence[SocketRule] = INTERNET,
+    labels: Sequence[Label] = (),
+    budgets: Budgets = Budgets(),  # noqa: B008 - it is frozen
 ) -> Policy:
     """A policy by hand; networks as NetPrefix takes them, IPv4 written `::ffff:a.b.c.d/N`."""
     return Policy(
@@ -69,7 +80,15 @@ def policy(
         unix=tuple(UnixRule(path, number) for number, path in enumerate(unix)),
         sockets=tuple(sockets),
         rules=tuple(Origin("by-hand", "network", f"rule {n}", "by hand", n + 1) for n in range(64)),
+        labels=tuple(labels),
+        budgets=budgets,
     )
+
+
+def label(name: str, narrowed: Policy | None) -> Label:
+    """A label by hand that takes away all that `narrowed` does not allow."""
+    origin = Origin("by-hand", "labels", name, "by hand", 1)
+    return Label(name, (), (), narrowed, (), False, origin)
 
 
 def boottime(seconds: float = 0.0) -> int:
@@ -80,9 +99,12 @@ def boottime(seconds: float = 0.0) -> int:
 class Governed(Cgroup):
     """A session's cgroup, with its row in force."""
 
-    def __init__(self, cgroup: Cgroup, policy_ids: tuple[int, ...]) -> None:
+    def __init__(
+        self, cgroup: Cgroup, policy_ids: tuple[int, ...], label_ids: tuple[int, ...]
+    ) -> None:
         super().__init__(cgroup.path)
         self.policy_ids = policy_ids
+        self.label_ids = label_ids
 
 
 class Probes:
@@ -133,8 +155,9 @@ class Probes:
         """A new cgroup under `policies`, outermost first."""
         cgroup = self.cgroup()
         numbered = [(next(self._policy_ids), each) for each in policies]
-        self.tables.install(cgroup.id, numbered, expires, flags)
-        return Governed(cgroup, tuple(number for number, _policy in numbered))
+        labels = tuple(next(self._policy_ids) for each in policies for _label in each.labels)
+        self.tables.install(cgroup.id, numbered, expires, flags, labels)
+        return Governed(cgroup, tuple(number for number, _policy in numbered), labels)
 
     def end(self, cgroup: Cgroup) -> None:
         """Kill what runs in `cgroup`, take its row and itself away."""
