@@ -114,3 +114,18 @@ def test_the_end_is_told_once_and_closes(told: Notices, ends: Ends) -> None:
     told.ending("one", "expired")
     told.end("one")
     assert ends.heard() == ["the session ends: expired", "closed"]
+
+
+def test_asks_and_answers_come_in_pairs(ends: Ends, clock: Clock) -> None:
+    told = Notices()
+    told.attach("s", ends.ours)
+    told.asked("s", "held \x1b[31m")
+    told.asked("s", "approved")
+    assert ends.heard() == ["held \\x1b[31m", "approved"]
+    for number in range(100):
+        told.asked("s", str(number))
+    assert len(ends.heard()) < notices.ASKS_AT_ONCE + 1, "many are left out"
+    clock.now += 5
+    told.asked("s", "later")
+    assert ends.heard() == ["later"]
+    told.asked("unknown", "nobody hears it")
