@@ -86,6 +86,8 @@ class Leases:
             raise NotRenewed("its authority was taken back")
         if session.expires_boottime <= time.clock_gettime_ns(time.CLOCK_BOOTTIME):
             raise NotRenewed("the lease has run out")
+        if self._full(session):
+            return
         try:
             self._require_authority(session)
         except NotRenewed as error:
@@ -96,6 +98,11 @@ class Leases:
         for each in self.context.registry.beneath(identity):
             if not each.lease:
                 self._move(each)
+
+    def _full(self, session: Session) -> bool:
+        """Whether a renewal would hardly change anything: the launcher asks too often."""
+        gained = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + session.lease * 10**9
+        return gained - session.expires_boottime < SHORTEST * 10**8
 
     def _move(self, session: Session) -> None:
         """Put the expiry ahead, as far as the lease above goes by now."""

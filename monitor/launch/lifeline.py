@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found]
 import _socket
 import os
 import select
+import time
 
 from monitor.launch import kernel, protocol
 from monitor.launch.child import STARTING
@@ -40,7 +41,9 @@ def blocked_signals() -> "set[int]":
 class Lifeline:
     """Waits for one child: never for any other process that may become one."""
 
-    def __init__(self, connection: _socket.socket, child: int, report: int) -> None:
+    def __init__(
+        self, connection: _socket.socket, child: int, report: int, lease: "int | None" = None
+    ) -> None:
         # The child's copy has a time-out of its own, which rests on the same flag.
         connection.settimeout(0)
         self.connection: _socket.socket | None = connection
@@ -52,6 +55,9 @@ class Lifeline:
         self.cancelled = 0
         self.signals = kernel.signal_descriptor(blocked_signals())
         self.status: int | None = None
+        # Twice a lease may one be late.
+        self.pause = None if lease is None else lease / 3
+        self.renewed = time.monotonic()
 
     def is_launching(self) -> bool:
         """Whether CMD has not started, as far as the child has told by now."""
@@ -68,7 +74,7 @@ class Lifeline:
             elif self.connection is not None:
                 # Before that, what comes is for the child.
                 poll.register(self.connection.fileno(), select.POLLIN)
-            for descriptor, _events in poll.poll():
+            for descriptor, _events in poll.poll(self.patience()):
                 if descriptor == self.signals:
                     self.take_signals()
                 elif descriptor == self.report:
@@ -78,6 +84,20 @@ class Lifeline:
         self.take_report()
         self.take_notices()
         return self.outcome(self.status)
+
+    def patience(self) -> "float | None":
+        """Renew the lease where it is due; milliseconds until it is again, None: there is none."""
+        if self.pause is None or self.connection is None or self.is_launching():
+            return None if self.pause is None else self.pause * 1000
+        now = time.monotonic()
+        if now - self.renewed >= self.pause:
+            self.renewed = now
+            try:
+                self.connection.send(protocol.encode(protocol.RENEW))
+            except OSError:
+                # The daemon is busy or gone: the lease runs on, and then out.
+                return self.pause * 1000
+        return max(0.0, self.renewed + self.pause - now) * 1000
 
     def outcome(self, status: int) -> int:
         """The exit status for a wait status."""

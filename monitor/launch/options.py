@@ -14,6 +14,8 @@ options:
   --grant FILE         what somebody delegated (rictl delegate): it names agent and profiles
   --agent NAME         name of the agent in records (default: the profile's name)
   --ttl DURATION       end the session after this time: 90s, 30m, 8h, 7d
+  --lease DURATION     let its authority run out this long after ri-exec last renewed it, which it
+                       does by itself while it runs and the grant or right stands (3s or more)
   --depth N            how many sub-agents may follow one upon the other (default: as many as
                        your right or the grant allows)
   --purpose TEXT       what it is for, in one line, for the records
@@ -43,7 +45,8 @@ examples:
   ri-exec --grant tester.grant -- make test
   sudo ri-exec --profile ci-agent --user builder -- make test
 """
-TAKES_VALUE = ("profile", "agent", "ttl", "depth", "purpose", "workspace", "user", "grant")
+TAKES_VALUE = ("lease", "profile", "agent", "ttl", "depth", "purpose", "workspace", "user", "grant")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_SOCKET = "/run/ri/ri.sock"
 DEFAULT_AGENT = "agent"
 FILE_ENDINGS = (".yaml", ".yml")
@@ -61,6 +64,12 @@ class Options:
         self.observe = False
         self.command: list[str] = []
         self.done: str | None = None
+
+    @property
+    def lease(self) -> int | None:
+        """The seconds of --lease, None where it is not given."""
+        text = self.values.get("lease")
+        return None if text is None else int(text[:-1]) * UNITS[text[-1]]
 
     @property
     def profile_file(self) -> str | None:
@@ -121,6 +130,8 @@ def _take(options: Options, name: str, value: str) -> None:
         raise UsageError(f"--{name} needs a value")
     if name in options.values:
         raise UsageError(f"--{name} is given twice")
+    if name == "lease" and not (value[:-1].isdecimal() and len(value) < 9 and value[-1] in UNITS):
+        raise UsageError(f"--lease: {value} is not a duration: 60s, 5m, 1h")
     options.values[name] = value
     if "grant" in options.values and "profile" in options.values:
         raise UsageError("--grant and --profile exclude each other: the grant names its profiles")

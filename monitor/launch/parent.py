@@ -84,7 +84,7 @@ def launch(options: Options) -> int:
         child.run(report_write, mask)
     for descriptor in (report_write, *descriptors):
         os.close(descriptor)
-    return Lifeline(channel.connection, pid, report_read).run()
+    return Lifeline(channel.connection, pid, report_read, options.lease).run()
 
 
 def request(options: Options) -> list[tuple[str, bytes]]:
@@ -100,7 +100,7 @@ def request(options: Options) -> list[tuple[str, bytes]]:
         "cwd": folder,
         "argv0": options.command[0],
     }
-    for name in ("ttl", "depth", "purpose", "user"):
+    for name in ("ttl", "lease", "depth", "purpose", "user"):
         if name in values:
             wanted[name] = values[name]
     if options.observe:

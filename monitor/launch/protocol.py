@@ -14,6 +14,7 @@ be repeated, and order is kept. Unknown kinds and names are errors on both sides
     confined                             →
                                          ←    go
                                          ←    notice, any number, as long as CMD runs
+    renew         (of a lease, again and again) →
 
 The descriptor of the filter's listener comes with `confined`, where `listen` of `session` asks for
 one. The daemon moves the child into the session's cgroup while it confines itself. `refused` may
@@ -36,6 +37,7 @@ VIEWED = "viewed"
 CONFINED = "confined"
 GO = "go"
 NOTICE = "notice"
+RENEW = "renew"
 # Not a message: the document in the second descriptor of `session`, of any length.
 LAYERS = "layers"
 
@@ -52,6 +54,7 @@ NAMES: dict[str, frozenset[str]] = {
             "grant",  # the text of one, in place of a profile
             "agent",
             "ttl",
+            "lease",
             "depth",
             "purpose",
             "workspace",
@@ -84,6 +87,7 @@ NAMES: dict[str, frozenset[str]] = {
     CONFINED: frozenset(("layers", "rules", "absent")),
     GO: frozenset(),
     NOTICE: frozenset(("text",)),
+    RENEW: frozenset(),
     # `layer=FILES SCOPES`: a ruleset that handles these rights (decimal masks of Landlock's);
     # then its rules: `tree=RIGHTS PATH`, `exact=RIGHTS PATH`; `terminal=RIGHTS` is for the
     # controlling terminal, where a standard descriptor is it.

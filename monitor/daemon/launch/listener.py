@@ -13,6 +13,7 @@ import contextlib
 import errno
 import math
 import socket
+import sys
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -22,12 +23,14 @@ from monitor.daemon.ending import EndingFailed
 from monitor.daemon.launch.channel import Closed, LaunchChannel, readable
 from monitor.daemon.launch.conversation import Launch
 from monitor.daemon.launch.readback import NotWorn
+from monitor.daemon.leases import NotRenewed
 from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer, peer_of
 from monitor.launch import protocol
 from monitor.launch.protocol import ProtocolError
 from monitor.policy.action import Verb, Verdict
+from monitor.session.registry import UnknownSession
 from monitor.session.session import Session
 
 # Out of descriptors: connections wait in the backlog until some are closed.
@@ -164,8 +167,11 @@ class Launching:
             await self.context.sessions.end(session, why)
 
     async def _watch(self, session: Session, channel: LaunchChannel) -> None:
-        """End the session when its launcher closes the lifeline, or sends anything on it."""
-        await readable(channel.connection)
+        """End the session when its launcher closes the lifeline, or sends what is not due on it."""
+        if session.lease:
+            await self._renew(session, channel)
+        else:
+            await readable(channel.connection)
         why = "its command ended"
         try:
             if session.pid in Cgroup(Path(session.cgroup)).processes():
@@ -173,6 +179,20 @@ class Launching:
         except OSError:
             why = "its cgroup is gone"
         await self._end_session(session, why)
+
+    async def _renew(self, session: Session, channel: LaunchChannel) -> None:
+        """Renew a lease as often as its launcher asks; until the lifeline ends."""
+        while True:
+            try:
+                await channel.receive(protocol.RENEW, session.launcher)
+            except (Closed, ProtocolError):
+                return
+            try:
+                self.context.sessions.leases.renew(session.id)
+            except (NotRenewed, UnknownSession):
+                continue  # it runs out
+            except OSError as error:
+                print(f"ri-monitord: cannot renew session {session.id}: {error}", file=sys.stderr)
 
     def _record(self, launch: Launch, reason: str) -> None:
         """A refusal in the audit log; who asks all the time does not fill the disk with it."""

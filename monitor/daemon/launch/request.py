@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 
 from monitor.daemon.context import LaunchRequest, Refused
+from monitor.daemon.leases import SHORTEST
 from monitor.launch.protocol import Message, ProtocolError
 from monitor.profile import durations
 
@@ -38,7 +39,8 @@ def read(message: Message) -> LaunchRequest:
         profile=None if profile is None else _text(profile, "the profile's name"),
         profile_text=None if text is None else _text(text, f"profile {os.fsdecode(source or b'')}"),
         profile_source=os.fsdecode(source or b""),
-        ttl=_ttl(message.get("ttl")),
+        ttl=_ttl(message.get("ttl"), "--ttl"),
+        lease=_lease(message.get("lease")),
         purpose=_text(message.get("purpose") or b"", "the purpose"),
         observe=observe is not None,
         user=None if user is None else _text(user, "the user's name"),
@@ -67,13 +69,22 @@ def _folder(message: Message, name: str) -> str:
     return value
 
 
-def _ttl(value: bytes | None) -> int | None:
+def _lease(value: bytes | None) -> int | None:
+    seconds = _ttl(value, "--lease")
+    if seconds is not None and seconds < SHORTEST:
+        raise Refused(
+            f"--lease: {seconds}s is too short to be renewed in time: {SHORTEST}s or more"
+        )
+    return seconds
+
+
+def _ttl(value: bytes | None, option: str) -> int | None:
     if value is None:
         return None
     try:
-        return durations.seconds(_text(value, "the ttl"))
+        return durations.seconds(_text(value, f"the {option[2:]}"))
     except ValueError as error:
-        raise Refused(f"--ttl: {error}") from error
+        raise Refused(f"{option}: {error}") from error
 
 
 def _depth(value: bytes | None) -> int | None:
