@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
@@ -396,7 +397,7 @@ def test_no_connection_is_made_after_the_earning_call_returned(probes: Probes) -
             lost.listen(4096)
             lost.setsockopt(socket.SOL_SOCKET, CONTROL_TIMESTAMP, 1)
             address = (LOST, port_of(lost))
-            racing = Inside(session, lambda address=address: connect_race(address))
+            racing = Inside(session, partial(connect_race, address))
             returned = racing.result()
             lost.setblocking(False)
             while True:
