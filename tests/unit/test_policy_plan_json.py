@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitor.policy import plan_json
-from monitor.policy.action import Origin
+from monitor.policy.action import Origin, Verdict
 from monitor.policy.plan import (
     ArgumentTest,
     Compare,
@@ -68,8 +68,9 @@ plans = st.builds(
                     st.integers(),
                     st.integers(),
                     st.integers(),
-                    st.booleans(),
+                    st.sampled_from([Verdict.ALLOW, Verdict.ASK, Verdict.DENY]),
                     st.integers(),
+                    st.integers(-1, 7),
                 ),
                 max_size=2,
             ).map(tuple),

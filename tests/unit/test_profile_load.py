@@ -149,24 +149,65 @@ def test_says_what_is_wrong_and_where(
     assert str(found).startswith(f"F:{line}:{column}: {key}: ")
 
 
+LABEL = "then: {ask: everywhere}"
+
+
 @pytest.mark.parametrize(
-    ("text", "key"),
+    ("text", "key", "says"),
     [
-        ("files: {ask: [/x]}", "files.ask[0]"),
-        ("network: {ask: ['any:1']}", "network.ask[0]"),
-        ("exec: {ask: [/x]}", "exec.ask[0]"),
-        ("exec: {deny: [{path: /x, args: [push]}]}", "exec.deny[0].args"),
-        ("exec: {deny: [{path: /x, args: []}]}", "exec.deny[0].args"),
-        ("limits: {connects_per_minute: 5}", "limits.connects_per_minute"),
-        ("limits: {execs_per_minute: 5}", "limits.execs_per_minute"),
-        ("limits: {deletes_per_minute: 5}", "limits.deletes_per_minute"),
-        ("limits: {egress_bytes: 1G}", "limits.egress_bytes"),
+        ("files: {ask: [x]}", "files.ask[0]", "relative"),
+        ("network: {ask: ['any']}", "network.ask[0]", "the form"),
+        ("exec: {ask: ['*']}", "exec.ask[0]", "relative"),
+        ("exec: {deny: [{path: /x, args: [a...]}]}", "exec.deny[0].args[0]", "stands alone"),
+        ("exec: {deny: [{path: /x, outside: w}]}", "exec.deny[0].outside", "relative"),
+        ("exec: {deny: [{path: /x, outside: /w/**}]}", "exec.deny[0].outside", "without /**"),
+        ("exec: {ask: [{args: [a]}]}", "exec.ask[0].path", "is missing"),
+        ("limits: {connects_per_minute: 0}", "limits.connects_per_minute", "greater"),
+        ("limits: {egress_bytes: 1X}", "limits.egress_bytes", "not a size"),
+        ("limits: {ask_timeout: soon}", "limits.ask_timeout", "not a duration"),
+        ("limits: {on_budget: kill}", "limits.on_budget", "'deny', 'ask' or 'freeze'"),
+        ("labels: {a: {files: [/x]}}", "labels.a.then", "is missing"),
+        ("labels: {a: {files: [/x], then: {}}}", "labels.a.then", "nothing follows"),
+        (f"labels: {{a: {{{LABEL}}}}}", "labels.a", "nothing earns it"),
+        (f"labels: {{A: {{files: [/x], {LABEL}}}}}", "labels.A", "not the name of a label"),
+        (f"labels: {{a: {{files: [x], {LABEL}}}}}", "labels.a.files[0]", "relative"),
+        (f"labels: {{a: {{connect: [x], {LABEL}}}}}", "labels.a.connect[0]", "the form"),
+        (f"labels: {{a: {{exec: [x], {LABEL}}}}}", "labels.a.exec[0]", "relative"),
+        (
+            "labels: {a: {files: [/x], then: {network: {only: [x]}}}}",
+            "labels.a.then.network.only[0]",
+            "the form",
+        ),
+        (
+            "labels: {a: {files: [/x], then: {exec: {deny: [x]}}}}",
+            "labels.a.then.exec.deny[0]",
+            "relative",
+        ),
+        ("labels: [a]", "labels", "mapping of names to mappings"),
+        ('conditions: {time: [{start: "8:00"}]}', "conditions.time[0].start", "time of day"),
+        ('conditions: {time: [{until: "25:00"}]}', "conditions.time[0].until", "time of day"),
+        (
+            'conditions: {time: [{start: "08:00", until: "08:00"}]}',
+            "conditions.time[0]",
+            "ends when it begins",
+        ),
+        ("conditions: {time: [{days: []}]}", "conditions.time[0].days", "no day"),
+        ("conditions: {time: [{zone: ../x}]}", "conditions.time[0].zone", "not a time zone"),
+        ("conditions: {memory_available: much}", "conditions.memory_available", "not a size"),
+        ("conditions: {load_below: 0}", "conditions.load_below", "greater"),
+        ("signals: {risk_score: [{at: 101, then: deny}]}", "signals.risk_score[0].at", "less"),
+        ("ask_fallback: maybe", "ask_fallback", "'deny' or 'allow'"),
     ],
 )
-def test_what_is_not_enforced_yet_is_refused(text: str, key: str) -> None:
+def test_what_cannot_be_meant_is_told_with_its_place(text: str, key: str, says: str) -> None:
     found = only(f"name: a\n{text}")
     assert (found.key, found.line) == (key, 2)
-    assert "enforced by a later release" in found.message
+    assert says in found.message
+
+
+def test_more_labels_than_the_kernel_holds() -> None:
+    labels = ", ".join(f"l{i}: {{files: [/x], {LABEL}}}" for i in range(9))
+    assert "the kernel holds 8" in only(f"name: a\nlabels: {{{labels}}}").message
 
 
 @pytest.mark.parametrize(
