@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 
 from monitor.policy.action import Verb
+
+# In characters. Arguments may take two megabytes, names four kilobytes.
+LONGEST_ARGUMENTS = 16_384
+LONGEST_NAME = 4_096
+LONGEST_KEY = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,35 @@ class Wanted:
     def place(self) -> tuple[str, int, str, str]:
         """What an approval belongs to."""
         return self.session, self.link, self.verb.value, self.key
+
+    def bounded(self) -> Wanted:
+        """The same, kept short enough to be written down and shown ten thousand times.
+
+        What is left out of the arguments is said in their place, and still part of the key.
+        """
+        kept: list[str] = []
+        room = LONGEST_ARGUMENTS
+        for argument in self.argv:
+            if len(argument) >= room:
+                break
+            kept.append(argument)
+            room -= len(argument) + 1
+        if left := self.argv[len(kept) :]:
+            kept.append(left[0][:room])
+            rest = sum(map(len, left)) - len(kept[-1])
+            kept.append(f"[{rest} more characters in {len(left)} arguments]")
+        key = self.key
+        if len(key) > LONGEST_KEY:
+            digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+            key = f"sha256:{digest}"
+        return replace(
+            self,
+            argv=tuple(kept),
+            key=key,
+            object=self.object[:LONGEST_NAME],
+            cwd=self.cwd[:LONGEST_NAME],
+            exe=self.exe[:LONGEST_NAME],
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self) | {"verb": self.verb.value})

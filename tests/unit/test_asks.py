@@ -13,9 +13,10 @@ import pytest
 from monitor.daemon.asks import asks as module
 from monitor.daemon.asks import outcomes
 from monitor.daemon.asks.asks import AskOver, UnknownAsk
+from monitor.daemon.asks.reply import Reply
 from monitor.policy.action import Verb, Verdict
 from monitor.policy.plan import Approval
-from monitor.session.asks import SESSION, Answer, How, Scope
+from monitor.session.asks import ONCE, SESSION, Answer, How, Scope
 from monitor.session.session import Denial, State
 from tests.support.asking import SECOND, Clock, Gate, World, wanted
 
@@ -527,3 +528,40 @@ def test_references(world: World) -> None:
             world.asks.open(wrong, lambda _ask: True)
     with pytest.raises(UnknownAsk):
         world.asks.open(gate.ask.id, lambda _ask: False)
+
+
+def test_two_megabytes_of_arguments(world: World) -> None:
+    """What is shown is cut and says so; what is left out is part of the key all the same."""
+    argv = ("rm", *["x" * 1000] * 2000)
+    gates = [world.hold(argv=(*argv, end), key=f"8:1:9 {argv} {end}") for end in "ab"]
+    first, second = world.asks.waiting()
+    assert first.wanted.place != second.wanted.place
+    assert len("".join(first.wanted.argv)) < 17_000
+    assert first.wanted.argv[:2] == argv[:2]
+    assert first.wanted.argv[-1] == "[1983636 more characters in 1985 arguments]"
+    world.approve(first, SESSION)
+    assert [gate.held for gate in gates] == [False, True]
+    assert not world.hold(argv=(*argv, "a"), key=f"8:1:9 {argv} a").held
+
+
+@pytest.mark.parametrize("argv", [(), ("a",), ("", ""), ("x" * 16_383,), ("x" * 20_000,)], ids=len)
+def test_what_fits_is_not_cut(argv: tuple[str, ...]) -> None:
+    kept = wanted(argv=argv).bounded().argv
+    if sum(map(len, argv)) < 16_384:
+        assert kept == argv
+    else:
+        assert kept == ("x" * 16_384, "[3616 more characters in 1 arguments]")
+
+
+def test_rows_of_the_same_place(world: World) -> None:
+    """A change that could not be written leaves an ask behind that was answered."""
+    gate = world.hold()
+    assert gate.ask is not None
+    world.asks.docket.add(replace(gate.ask, id="ffffffff"))
+    world.restart()
+    again = world.hold()
+    assert again.ask is not None
+    other = ({"ffffffff", gate.ask.id} - {again.ask.id}).pop()
+    world.asks.answer(other, Reply(False, ONCE, ""), How.PERSON, "user:bob")
+    assert world.hold().answer.by == "user:bob", "an answer that nobody waited for"
+    assert world.hold().ask == replace(again.ask, count=2)

@@ -105,6 +105,7 @@ class Asks:
         """
         if answered in self._held:
             raise ValueError("this action waits for an answer already")
+        wanted = wanted.bounded()
         session = self._live(wanted.session)
         now = outcomes.boottime()
         none = Ask("", wanted, time.time(), now, now, "")
@@ -338,7 +339,8 @@ class Asks:
         for open_, answer in closing:
             ask = open_.current
             del self._open[ask.id]
-            self._by_place.pop(ask.wanted.place, None)
+            if self._by_place.get(ask.wanted.place) is open_:
+                del self._by_place[ask.wanted.place]
             self.approvers.over(ask.id)
             held = (now - ask.since) / outcomes.SECOND
             drafts.append(shown.answered(ask, self._session(ask), answer, scope, held, more))
