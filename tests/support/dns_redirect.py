@@ -88,7 +88,7 @@ class Redirect:
 
 
 def _compile() -> Any:
-    text = "#define RI_NAMES_ALONE\n" + loader._inline(loader.PROBES / "names.bpf.c", set())
+    text = "#define RI_NAMES_ALONE\n" + (loader.PROBES / "names.bpf.c").read_text()
     bcc = importlib.import_module("bcc")
     with tempfile.TemporaryDirectory() as stubs:
         write_stubs(Path(stubs))

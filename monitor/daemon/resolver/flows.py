@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who asks: the kernel notes the cgroup behind each packet to the resolver (include/names.h).
+"""Who asks: the kernel notes the cgroup behind each packet to the resolver (names.bpf.c).
 
 The sender's address and port are enough to find it. A port may get another owner, but its packet
 then makes the note anew before it arrives.
