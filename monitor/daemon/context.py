@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # they are built on this module
     from monitor.daemon.asks.asks import Asks
     from monitor.daemon.budgets import Budgets
     from monitor.daemon.labels import Labels
+    from monitor.daemon.opens import Opening
     from monitor.daemon.recording import Recording
     from monitor.daemon.sessions import Sessions
 
@@ -73,4 +74,5 @@ class Context:
     asks: Asks = field(init=False)
     labels: Labels = field(init=False)
     budgets: Budgets = field(init=False)
+    opens: Opening = field(init=False)
     since: float = field(default_factory=time.time)

@@ -179,6 +179,7 @@ class Labels:
                     self._told.discard(each.number)
 
             await steps.run("remove", take_off)
+            await self.context.opens.remark(now, [each.number for each in own])
             for each in self._concerned({each.number for each in own}):
                 self._tell(each)
             details = {"by": by, "steps": [asdict(step) for step in steps.done]}

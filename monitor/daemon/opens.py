@@ -26,9 +26,8 @@ from monitor.daemon.view.request import ViewError, WatchRequest
 from monitor.kernel import fanotify
 from monitor.kernel.cgroup import Cgroup, unified_mount
 from monitor.policy.opens import OpenKind, OpenRule
-from monitor.policy.watched import open_rules, watched_masks, watches
 from monitor.session.registry import UnknownSession
-from monitor.session.session import Session
+from monitor.session.session import Session, State
 from monitor.wire.opens import OpensMemory
 
 # Names under which the keeper has them, before the session's.
@@ -47,13 +46,9 @@ class _Files:
     group: int
     names: int
     memory: int
-    channel: socket.socket
+    channel: socket.socket | None = None
     failures: int = 0
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
-
-
-# Sends a message with descriptors to the gate.
-Tell = Callable[[dict[str, Any], Sequence[int]], None]
 
 
 class Opening:
@@ -62,12 +57,10 @@ class Opening:
     def __init__(
         self,
         context: Context,
-        tell: Tell,
         end_soon: Callable[[Session, str], None],
         soon: Callable[[Coroutine[Any, Any, Any]], None],
     ) -> None:
         self.context = context
-        self._tell = tell
         self._end_soon = end_soon
         self._soon = soon
         self._files: dict[str, _Files] = {}
@@ -79,7 +72,7 @@ class Opening:
 
         `pid` is a process that lives where it will. None where nothing is to be watched. Refused.
         """
-        if not watches(session.plan):
+        if not _watches(session) or not hasattr(self.context, "gates"):
             return None
         try:
             files = self._make(session.id)
@@ -89,25 +82,26 @@ class Opening:
             raise Refused(f"the files of the session cannot be watched: {error}") from error
         return {"marked": found.marked, "watched": found.watched, "notes": list(found.notes)}
 
-    def adopt(self, kept: dict[str, int], running: Sequence[Session]) -> None:
-        """Go on with what a worker before has left with the keeper; the rest is closed."""
+    def adopt(self, kept: dict[str, int]) -> None:
+        """Go on with what a worker before has left with the keeper; the rest is closed.
+
+        A session that is ending has its opens wait as well until nothing of it is left.
+        """
         found: dict[str, dict[str, int]] = {}
         for name in [name for name in kept if name.startswith(KINDS)]:
             kind, _, identity = name.partition(".")
             found.setdefault(identity, {})[kind + "."] = kept.pop(name)
-        for session in running:
-            mine = found.pop(session.id, {})
-            if not watches(session.plan):
-                found[session.id] = mine
-            elif len(mine) < len(KINDS):
-                found[session.id] = mine
-                self._end_soon(session, "the marks on its files are lost")
-            else:
+        for session in self.context.registry.live():
+            mine = found.get(session.id, {})
+            if len(mine) == len(KINDS):
+                del found[session.id]
                 channel = socket.socket(fileno=mine[CHANNEL])
                 files = _Files(mine[GROUP], mine[NAMES], mine[MEMORY], channel)
                 self._files[session.id] = files
                 self._introduce(session, files)
                 self._listen(session.id, files)
+            elif session.state in (State.RUNNING, State.FROZEN) and _watches(session):
+                self._end_soon(session, "the marks on its files are lost")
         for identity, descriptors in found.items():
             for kind, fd in descriptors.items():
                 os.close(fd)
@@ -126,9 +120,10 @@ class Opening:
             return
         with contextlib.suppress(OSError):
             self._tell({"do": "opens.end", "session": identity}, ())
-        asyncio.get_running_loop().remove_reader(files.channel.fileno())
-        # The watcher has the other end: with the keeper's copy it has no one left.
-        files.channel.close()
+        if files.channel is not None:
+            asyncio.get_running_loop().remove_reader(files.channel.fileno())
+            # With the keeper's copy the watcher's last one goes, and it ends.
+            files.channel.close()
         for fd in (files.group, files.names, files.memory):
             os.close(fd)
         for kind in KINDS:
@@ -138,22 +133,31 @@ class Opening:
 
     # -- changes -------------------------------------------------------------------------------
 
+    def tell(self, session: Session) -> None:
+        """The session has another plan: the gate goes by its rules. `change` follows."""
+        if session.id in self._files:
+            self._tell({"do": "opens", **_facts(session).to_json()}, ())
+
     async def change(self, session: Session) -> None:
         """The session goes on under another plan: mark, watch and mask what it says now.
 
         What was masked stays so, and so do marks, on which no rule says anything any more. A
-        session that had nothing to be watched gets what it needs. Refused.
+        session that had nothing to be watched gets what it needs; one that cannot have it ends.
         """
         files = self._files.get(session.id)
         if files is None:
-            await self.begin(session, _any_process(session))
+            try:
+                await self.begin(session, _any_process(session))
+            except Refused as error:
+                self._end_soon(session, error.reason)
             return
-        self._tell({"do": "opens", **_facts(session).to_json()}, ())
         request = _request(session).to_json()
         with tempfile.TemporaryFile() as file:
             file.write(request)
             file.flush()
             await self._told(files, {"do": "change"}, [file.fileno()])
+        # The rows that the gate read meanwhile may have been those of the old rules.
+        self.tell(session)
 
     async def remark(self, session: Session, labels: Sequence[int]) -> None:
         """These labels came off: opens of what earns them wait again. While it is frozen."""
@@ -170,21 +174,19 @@ class Opening:
         done = asyncio.get_running_loop().create_future()
         files.waiting.append(done)
         # One that is gone is followed by one that looks at everything anyway.
-        with contextlib.suppress(OSError):
-            socket.send_fds(files.channel, [json.dumps(message).encode()], list(descriptors))
+        if files.channel is not None:
+            with contextlib.suppress(OSError):
+                socket.send_fds(files.channel, [json.dumps(message).encode()], list(descriptors))
         await done
 
     # ------------------------------------------------------------------------------------------
 
+    def _tell(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
+        gates: Any = getattr(self.context, "gates", None)
+        gates.tell(message, descriptors)
+
     def _make(self, identity: str) -> _Files:
-        mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        its.close()
-        files = _Files(
-            fanotify.permission_group(),
-            fanotify.name_group(),
-            os.memfd_create("opens"),
-            mine,
-        )
+        files = _Files(fanotify.permission_group(), fanotify.name_group(), os.memfd_create("opens"))
         self._files[identity] = files
         OpensMemory(files.memory).prepare()
         for kind, fd in ((GROUP, files.group), (NAMES, files.names), (MEMORY, files.memory)):
@@ -199,7 +201,8 @@ class Opening:
     async def _watch(self, session: Session, files: _Files, pid: int) -> viewing.Watched:
         """Start the session's watcher; returns when it has marked everything."""
         mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        files.channel.close()
+        if files.channel is not None:
+            files.channel.close()
         files.channel = mine
         self.context.kept.store(CHANNEL + session.id, mine.fileno())
         namespace = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -219,13 +222,14 @@ class Opening:
         return found
 
     def _listen(self, identity: str, files: _Files) -> None:
-        if self._files.get(identity) is files:
+        if self._files.get(identity) is files and files.channel is not None:
             files.channel.setblocking(False)
             loop = asyncio.get_running_loop()
             loop.add_reader(files.channel.fileno(), self._heard, identity, files)
 
     def _heard(self, identity: str, files: _Files) -> None:
         """The watcher says something, or is gone."""
+        assert files.channel is not None
         try:
             data = files.channel.recv(MESSAGE_BYTES)
         except BlockingIOError:
@@ -275,7 +279,18 @@ class Opening:
         self._answered(files)
 
 
+# Imported when there is a session: its room takes its time.
+
+
+def _watches(session: Session) -> bool:
+    from monitor.policy.watched import watches
+
+    return watches(session.plan)
+
+
 def _rules(session: Session) -> tuple[OpenRule, ...]:
+    from monitor.policy.watched import open_rules
+
     return open_rules(session.plan, len(session.above), session.labels)
 
 
@@ -285,6 +300,8 @@ def _facts(session: Session) -> OpensFacts:
 
 
 def _request(session: Session) -> WatchRequest:
+    from monitor.policy.watched import watched_masks
+
     rules = _rules(session)
     opens = tuple((rule.pattern, rule.kind is OpenKind.DENY) for rule in rules)
     # The view of a session inside another is that one's: a mask would fall on both.

@@ -173,6 +173,7 @@ class Reload:
                 print(f"ri-monitord: session {session.id}: {error}", file=sys.stderr)
                 goes_to = found.viewless
             changed = await self.switching.switch(session, goes_to, found.digest)
+            await self.context.opens.change(changed)
         except (NotSwitched, UnknownSession) as error:
             return self._unchanged(found, str(error))
         pending = [*goes_to.pending, *self.switching.relimit(changed)]

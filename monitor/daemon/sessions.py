@@ -27,6 +27,7 @@ from monitor.daemon.holds import Holds
 from monitor.daemon.kept import LIFELINE
 from monitor.daemon.leases import Leases
 from monitor.daemon.notices import Notices
+from monitor.daemon.opens import Opening
 from monitor.daemon.reload import Reload
 from monitor.daemon.revocation import Revocation
 from monitor.identity.grant import Grant
@@ -53,6 +54,7 @@ class Sessions:
         self.conditions = Conditions(context, self.holds, self.notices, self.end_soon, self._soon)
         self.leases = Leases(context)
         self.reload = Reload(context, self.notices, self._soon)
+        context.opens = Opening(context, self.end_soon, self._soon)
         self._ending: dict[str, asyncio.Task[list[Step]]] = {}
         self._tasks: set[asyncio.Future[Any]] = set()
 
@@ -265,6 +267,7 @@ class Sessions:
             context.recording.daemon_record(session, Verb.SESSION_END, session.why, details)
             context.registry.move(identity, State.ENDED)
             context.recording.forget(session)
+            context.opens.ended(identity)
             self.conditions.forget(identity)
             self.leases.forget(identity)
             with contextlib.suppress(OSError):

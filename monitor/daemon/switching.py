@@ -106,6 +106,7 @@ class Switching:
         try:
             async with self._still(now, changed):
                 self._put(now, [each.id for each in everyone])
+                self.context.opens.tell(changed)
         except (OSError, ValueError) as error:
             self._back(old)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error

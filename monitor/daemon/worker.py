@@ -117,6 +117,7 @@ class Worker:
             name: socket.socket(fileno=kept.pop(name)) for name in (API_LISTENER, LAUNCH_LISTENER)
         }
         adopted = adoption.adopt(self.context, kept)
+        self.context.opens.adopt(kept)
         self.context.labels.adopt()
         self._spawn(self.context.sessions.revocation.resume())
         self._spawn(self.context.sessions.reload.resume())

@@ -84,6 +84,8 @@ class Launch:
         self._check_child(pid)
         entered = self._in_thread(Cgroup(Path(session.cgroup)).enter, pid)
         namespace, view = await self._view(session, pid)
+        self.step = "mark the files that its rules name"
+        files = await self.context.opens.begin(session, pid)
         self.step = "wait until the child is confined"
         message, _pid = await self.channel.receive(protocol.CONFINED, pid)
         self.step = "move the child into the session's cgroup"
@@ -91,6 +93,8 @@ class Launch:
         self.step = "read back what the child wears"
         facts = readback.check(pid, self._expected(session, before, namespace))
         facts |= {"launcher": self.peer.pid, "command": self.request.argv0, "view": view}
+        if files is not None:
+            facts["files"] = files
         facts |= {
             f"landlock_{name}": message.number(name) for name in ("layers", "rules", "absent")
         }
