@@ -21,10 +21,11 @@ LONGEST_KEY = 512
 class Wanted:
     """An action that one link of a session's chain asks about.
 
-    `link` indexes the links of the session's chain. `object` is written as in records; `argv` and
-    `cwd` are what the program really has (empty where they say nothing). `rule` is the rule that
-    asks, as records name it, `why` what its author wrote. `key` is all that matters of the object:
-    the same session, link, verb and key is the same ask, and what an approval holds for.
+    `link` indexes the policies of the whole session (registry.whole), as in records. `object` is
+    written as there; `argv` and `cwd` are what the program really has (empty where they say
+    nothing). `rule` is the rule that asks, as records name it, `why` what its author wrote. `key`
+    is all that matters of the object: the same session, link, verb and key is the same ask, and
+    what an approval holds for.
     """
 
     session: str

@@ -75,6 +75,7 @@ class World:
             config=self.config,
             registry=SimpleNamespace(
                 get=self._get,
+                whole=lambda session: session,
                 live=lambda: tuple(self.sessions.values()),
                 ended=lambda reference="": tuple(
                     each for each in self.ended.values() if reference in each.id

@@ -132,17 +132,18 @@ class AskApi:
         return sees
 
     def _session(self, ask: Ask) -> Session | None:
-        """The session of an ask, also one that has ended."""
+        """The session of an ask with the links above it, also one that has ended."""
         registry, identity = self.context.registry, ask.wanted.session
         try:
-            return registry.get(identity)
+            return registry.whole(registry.get(identity))
         except UnknownSession:
             pass
         if identity not in self._ended:
             if len(self._ended) >= REMEMBERED:
                 self._ended.clear()
             same = (each for each in registry.ended(identity) if each.id == identity)
-            self._ended[identity] = next(same, None)
+            found = next(same, None)
+            self._ended[identity] = found and registry.whole(found)
         return self._ended[identity]
 
     def _waiting(self, caller: Peer) -> list[dict[str, Any]]:

@@ -260,7 +260,9 @@ class Asks:
     # ------------------------------------------------------------------------------------------
 
     def _session(self, ask: Ask) -> Session | None:
-        return self._live(ask.wanted.session)
+        """The session of an ask with the links above it, which `link` counts too."""
+        session = self._live(ask.wanted.session)
+        return None if session is None else self.context.registry.whole(session)
 
     def _live(self, identity: str) -> Session | None:
         try:

@@ -16,7 +16,10 @@ from monitor.session.session import Session
 
 
 def ask_json(ask: Ask, session: Session | None, now: int) -> dict[str, Any]:
-    """An ask that waits; `now` is CLOCK_BOOTTIME, `raised` in Unix seconds, `left` in seconds."""
+    """An ask that waits; `session` with the links above it, `now` in CLOCK_BOOTTIME.
+
+    `raised` is in Unix seconds, `left` in seconds.
+    """
     wanted = ask.wanted
     return {
         "id": ask.id,
@@ -61,8 +64,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
 
 def _profile(ask: Ask, session: Session | None) -> str:
     """The profile of the link that asks."""
-    links = session.chain.links if session else ()
-    return links[ask.wanted.link].profile if 0 <= ask.wanted.link < len(links) else ""
+    policies = session.plan.policies if session else ()
+    return policies[ask.wanted.link].profile if 0 <= ask.wanted.link < len(policies) else ""
 
 
 def raised(ask: Ask, session: Session | None, timeout: int) -> Draft:
