@@ -267,6 +267,9 @@ def _problems(context: Context, links: frozenset[str]) -> list[str]:
         found.append(f"the head of the audit log cannot be written: {recording.store.head_problem}")
     if context.registry.problem:
         found.append(f"the state of sessions cannot be saved: {context.registry.problem}")
+    if context.asks.docket.problem:
+        found.append(f"asks cannot be kept over a restart: {context.asks.docket.problem}")
+    found += [f"{each} (when it was last asked)" for each in context.asks.approvers.problems()]
     if context.sessions.admission.problem:
         found.append(
             "nobody may start a session, the delegations cannot be used:"
