@@ -5,14 +5,32 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from monitor.policy.action import Origin
-from monitor.policy.plan import FileAccess, FileRule, NetPrefix, Plan, Policy, SocketRule
+from monitor.policy.gates import Gates, gates
+from monitor.policy.plan import (
+    ExecRule,
+    FileAccess,
+    FileRule,
+    NetPrefix,
+    Plan,
+    Policy,
+    SocketRule,
+    TimeWindow,
+)
 
 PROTOCOLS = {socket.IPPROTO_TCP: "tcp", socket.IPPROTO_UDP: "udp"}
 MAPPED = "::ffff:"
 MAPPED_BITS = 96
 LAST_PORT = 65535
+DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+WAITING = {
+    Gates.EXEC: "program starts",
+    Gates.CONNECT: "connections",
+    Gates.DELETE: "removed names",
+    Gates.OPEN: "opens that rules name",
+}
 
 
 def describe(plan: Plan) -> Iterator[str]:
@@ -37,9 +55,29 @@ def describe(plan: Plan) -> Iterator[str]:
     ):
         yield f"  {name:<11}{'not limited' if limit is None else f'{limit}{unit}'}"
     yield f"  on expiry  {limits.on_expiry.value}"
+    yield from _conditions(plan)
     yield "session"
     for name, text in _session(plan):
         yield f"  {name:<11}{text}"
+
+
+def _conditions(plan: Plan) -> Iterator[str]:
+    conditions = plan.conditions
+    parts = [" or ".join(map(_window, windows)) for windows in conditions.windows]
+    if conditions.load is not None:
+        parts.append(f"load below {conditions.load:g}")
+    if conditions.memory is not None:
+        parts.append(f"{conditions.memory} bytes of memory available")
+    if parts:
+        yield "conditions"
+        yield from (f"  {part}" for part in parts)
+        yield f"  otherwise  {conditions.otherwise.value}"
+
+
+def _window(window: TimeWindow) -> str:
+    days = " ".join(DAYS[day] for day in window.days)
+    start, until = (f"{each // 60:02}:{each % 60:02}" for each in (window.start, window.until))
+    return f"{days} {start}-{until} {window.zone}"
 
 
 def _session(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -48,6 +86,9 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "runs as", "root" if plan.run_as_root else "the user who starts it"
     yield "records", plan.records.value + (", required" if plan.audit_required else "")
     yield "syscalls", f"{len(plan.syscalls.rules)} refused, and all from number {_unknown(plan)}"
+    needed = gates(plan)
+    waiting = [what for gate, what in WAITING.items() if gate in needed]
+    yield "wait for the daemon", ", ".join(waiting) or "nothing"
     if plan.view is None:
         yield "view", "none needed"
     else:
@@ -79,10 +120,42 @@ def _policy(policy: Policy) -> Iterator[str]:
         yield "  unix sockets"
         for unix in policy.unix:
             yield _row("connect", unix.path, policy.rules[unix.rule])
+    yield from _gated(policy)
     yield "  sockets"
     yield from (f"    {_socket(rule)}" for rule in policy.sockets)
     if not policy.sockets:
         yield "    none"
+
+
+def _gated(policy: Policy) -> Iterator[str]:
+    """What waits for an answer, what labels do, and what is counted."""
+    if policy.exec:
+        yield "  program starts"
+        yield from (_row(each.verdict.value, _start(each), each.origin) for each in policy.exec)
+    if policy.asks:
+        yield "  opens"
+        yield from (_row("ask", each.pattern, each.origin) for each in policy.asks)
+    for label in policy.labels:
+        yield f"  label {label.name}    # {label.origin}"
+        yield from (_row("by open", pattern, None) for pattern in label.files)
+        yield from (_row("by start", _start(each), None) for each in label.exec)
+        if label.policy is not None:
+            yield "    leaves of the network"
+            yield from (f"  {line}" for line in _network(label.policy.connect, label.policy.rules))
+        yield from (_row(each.verdict.value, _start(each), each.origin) for each in label.rules)
+        if label.ask:
+            yield "    asks about every connection and program start"
+    counted = {name: value for name, value in asdict(policy.budgets).items() if value is not None}
+    if counted:
+        yield "  budgets"
+        yield from (_row(name, str(value), None) for name, value in counted.items())
+
+
+def _start(rule: ExecRule) -> str:
+    words = [rule.pattern, *(rule.arguments if rule.arguments is not None else ("...",))]
+    if rule.outside is not None:
+        words.append(f"outside {rule.outside}")
+    return " ".join(words) + (" (by content)" if rule.content else "")
 
 
 def _network(table: Sequence[NetPrefix], rules: Sequence[Origin]) -> Iterator[str]:

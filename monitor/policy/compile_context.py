@@ -49,13 +49,6 @@ def conditions(profiles: Iterable[Profile]) -> Conditions:
     )
 
 
-def needs_purpose(profiles: Iterable[Profile]) -> bool:
-    """Whether a session has to say what it is for."""
-    return any(
-        (profile.conditions or ConditionsSection()).purpose == "required" for profile in profiles
-    )
-
-
 def _window(written: WrittenWindow) -> TimeWindow:
     return TimeWindow(
         days=tuple(sorted({_DAYS.index(day) for day in written.days})),

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from monitor.profile import hazards, lint_files, network, paths, placed
+from monitor.profile import hazards, lint_files, lint_gates, network, paths, placed
 from monitor.profile.finding import LEVELS, Finding, Level
 from monitor.profile.model import NetworkRule, Profile
 from monitor.profile.variables import Variables, expand
@@ -36,6 +35,7 @@ def lint(
         found |= dict.fromkeys(_sockets(profile, variables, [*outer, rules]))
         found |= dict.fromkeys(_networks(profile))
         found |= dict.fromkeys(_environment(profile))
+        found |= dict.fromkeys(lint_gates.lint(profile, rules, variables))
         outer.append(rules)
     return sorted(found, key=_order)
 
@@ -91,7 +91,7 @@ def _networks(profile: Profile) -> Iterator[Finding]:
         for rule in listed:
             to = network.parse(rule.to)
             where = f"network.{key}"
-            if any(_denies(each, to) for each in denied):
+            if any(network.covers(each, to) for each in denied):
                 message = f"{rule.to} is never allowed: network.deny takes it away"
                 yield Finding("warning", rule.position, where, message)
             elif key == "connect":
@@ -100,23 +100,6 @@ def _networks(profile: Profile) -> Iterator[Finding]:
             elif any(not net.is_loopback for net in to.networks):
                 message = f"{rule.to} lets others than this host connect in, and fetch data"
                 yield Finding("note", rule.position, where, message)
-
-
-def _denies(denied: network.Destination, to: network.Destination) -> bool:
-    return (
-        denied.protocol == to.protocol
-        and all(any(_inside(net, other) for other in denied.networks) for net in to.networks)
-        and all(
-            any(low <= first and last <= high for low, high in denied.ports)
-            for first, last in to.ports
-        )
-    )
-
-
-def _inside(net: network.IPNetwork, other: network.IPNetwork) -> bool:
-    if isinstance(net, ipaddress.IPv4Network):
-        return isinstance(other, ipaddress.IPv4Network) and net.subnet_of(other)
-    return isinstance(other, ipaddress.IPv6Network) and net.subnet_of(other)
 
 
 def _reached(rule: NetworkRule, to: network.Destination) -> Iterator[tuple[Level, str]]:

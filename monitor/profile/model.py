@@ -165,7 +165,7 @@ class LabelThen(Model):
     exec: Annotated[ExecSection | None, _says("Further rules on program starts.")] = None
     ask: Annotated[
         Literal["everywhere"] | None,
-        _says("`everywhere`: each connection and program start is asked about."),
+        _says("Each connection and program start is asked about: `everywhere`."),
     ] = None
 
 
@@ -199,7 +199,7 @@ class ConditionsSection(Model):
 
     time: Annotated[tuple[TimeWindow, ...], _says("When it may act: in one of these.")] = ()
     purpose: Annotated[
-        Literal["required"] | None, _says("`required`: no session without --purpose.")
+        Literal["required"] | None, _says("No session without --purpose: `required`.")
     ] = None
     load_below: Annotated[
         Annotated[int, Field(ge=1)] | None, _says("The host's load average over a minute.")

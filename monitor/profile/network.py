@@ -62,6 +62,24 @@ def parse(text: str) -> Destination:
     )
 
 
+def covers(wider: Destination, to: Destination) -> bool:
+    """Whether `wider` names all that `to` names."""
+    return (
+        wider.protocol == to.protocol
+        and all(any(_inside(net, other) for other in wider.networks) for net in to.networks)
+        and all(
+            any(low <= first and last <= high for low, high in wider.ports)
+            for first, last in to.ports
+        )
+    )
+
+
+def _inside(net: IPNetwork, other: IPNetwork) -> bool:
+    if isinstance(net, ipaddress.IPv4Network):
+        return isinstance(other, ipaddress.IPv4Network) and net.subnet_of(other)
+    return isinstance(other, ipaddress.IPv6Network) and net.subnet_of(other)
+
+
 def _networks(ipv6: str | None, other: str | None, prefix: str | None) -> tuple[IPNetwork, ...]:
     if ipv6 is not None:
         return (_ipv6(ipv6, prefix),)

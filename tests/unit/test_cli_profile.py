@@ -69,7 +69,7 @@ def test_a_good_profile_is_ok(rictl: Run, tmp_path: Path) -> None:
         ("name: x\nfiles:\n  reed: []\n", ":3:3:", "reed"),
         ("name: x\nnetwork:\n  connect:\n    - nonsense\n", ":4:7:", "network rule"),
         ("name: x\nextends: nobody\n", ":2:", "nobody"),
-        ("name: x\nfiles: {ask: [/srv]}\n", ":2:", "later release"),
+        ("name: x\nfiles: {ask: [srv]}\n", ":2:", "relative"),
         ("name: [\n", ":", ""),
         ("", ":", ""),
     ],

@@ -162,3 +162,51 @@ def test_the_worst_comes_first_and_nothing_twice() -> None:
     assert levels == sorted(levels, key=["error", "warning", "note"].index)
     once = findings(text)
     assert len(once) == len(set(once))
+
+
+RUNS_COPIES = "files: {read: [/usr/**, /w/**], write: [/w/**], execute: [/usr/**, /w/**]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "says"),
+    [
+        ("ask_fallback: allow", "ask_fallback", "whoever is away has agreed"),
+        ("files: {ask: [/x]}", "files.ask", "never asked about"),
+        ("files: {read: [/a/**], ask: ['/b/*.key']}", "files.ask", "never asked about"),
+        (
+            "network: {ask: ['10.0.0.1:443'], deny: ['10.0.0.0/8:443']}",
+            "network.ask",
+            "takes it away",
+        ),
+        (f"{RUNS_COPIES}\nexec: {{ask: [/usr/bin/git]}}", "exec.ask", "a copy of /usr/bin/git"),
+        (
+            f"{RUNS_COPIES}\nexec: {{deny: [{{path: /usr/bin/git, args: [push]}}]}}",
+            "exec.deny",
+            "a copy of /usr/bin/git",
+        ),
+        (
+            "labels: {a: {files: [/x], then: {ask: everywhere}}}",
+            "labels.a.files",
+            "never gives the label",
+        ),
+        ("limits: {on_budget: ask}", "limits.on_budget", "no budget is set"),
+    ],
+)
+def test_doubts_about_what_waits(text: str, key: str, says: str) -> None:
+    said = [each for each in findings(text) if each.key == key]
+    assert any(each.level == "warning" and says in each.message for each in said), said
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "files: {read: [/a/**], ask: ['/a/*.key', '/a/**/x']}",
+        "network: {ask: ['10.0.0.1:443'], deny: ['10.0.0.0/8:80']}",
+        f"{RUNS_COPIES}\nexec: {{ask: [{{path: /usr/bin/git, sha256: true}}]}}",
+        "files: {read: [/usr/**], execute: [/usr/**]}\nexec: {ask: [/usr/bin/git]}",
+        "limits: {execs_per_minute: 9, on_budget: ask}",
+    ],
+)
+def test_no_doubts_where_they_hold(text: str) -> None:
+    keys = {"files.ask", "network.ask", "exec.ask", "limits.on_budget"}
+    assert [each for each in findings(text) if each.key in keys] == []
