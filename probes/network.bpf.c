@@ -258,7 +258,7 @@ static __always_inline bool over_egress(u32 policy, u64 limit, u32 bytes)
 
 /* What every link's budgets say of a connection or message that all rules allow. */
 static __always_inline void spend(struct ri_session *session, struct destination *to,
-				  u16 operation, struct decision *decision)
+				  struct decision *decision)
 {
 	struct ri_budget *budget;
 	u32 policy;
@@ -274,8 +274,7 @@ static __always_inline void spend(struct ri_session *session, struct destination
 			decision->rule = RI_BUDGET_EGRESS;
 		else if (over_destinations(to, policy, budget->destinations))
 			decision->rule = RI_BUDGET_DESTINATIONS;
-		else if (operation == RI_CONNECT &&
-			 over_rate(policy, RI_BUDGET_CONNECTS, budget->connects))
+		else if (over_rate(policy, RI_BUDGET_CONNECTS, budget->connects))
 			decision->rule = RI_BUDGET_CONNECTS;
 		else
 			continue;
@@ -345,7 +344,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct destination *
 	JUDGE(session, decision, judge_destination(to, &decision));
 	if (operation != RI_BIND && session && !decision.cause) {
 		if (session->budgets)
-			spend(session, to, operation, &decision);
+			spend(session, to, &decision);
 		if (operation == RI_CONNECT && session->label_count && ctx->type == SOCK_STREAM &&
 		    !mark_connected(ctx))
 			decision.cause = RI_DENY_ALL;

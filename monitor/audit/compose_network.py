@@ -131,7 +131,7 @@ def find_label(subject: Subject, event: LabelEvent) -> Finding:
     details: dict[str, Any] = {"verb": VERBS[event.operation].value, "object": what}
     if link is not None:
         details["link"] = link
-    rule = text_of(subject.rule_of(link, event.rule))
+    rule = text_of(label.origin if label is not None else None)
     reason = f"{VERBS[event.operation].value} {what}"
     return Finding(
         Verb.LABEL_EARN, name, Verdict.ALLOW, reason, rule, Mechanism.CGROUP_BPF, details

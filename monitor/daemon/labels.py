@@ -92,17 +92,20 @@ class Labels:
     # -- earning -------------------------------------------------------------------------------
 
     def earn(self, session: Session, name: str, why: str, *, pid: int = 0) -> bool:
-        """Give a session the labels called `name`, of all its links; False: it was told before.
+        """Give a session the label called `name`; False: it was told before.
 
-        For gates, which may have written the kernel's row already. OSError: there is no room.
+        Where a gate has written rows of the kernel's already, those are told of; else all links'
+        labels of this name are earned. OSError: there is no room.
         """
-        new = []
-        for each in self.every(session):
-            if each.label.name == name and each.number not in self._told:
+        named = [each for each in self.every(session) if each.label.name == name]
+        new = [each for each in named if each.number not in self._told]
+        if not any(each.since for each in named):
+            for each in new:
                 self.context.tables.earn(each.number)
-                self._told.add(each.number)
-                new.append(each)
+        else:
+            new = [each for each in new if each.since]
         for each in new:
+            self._told.add(each.number)
             details = {"link": each.link, "why": why}
             self.context.recording.daemon_record(
                 session, Verb.LABEL_EARN, name, details, reason=why, pid=pid

@@ -98,6 +98,22 @@ def test_so_many_connects_and_no_more(probes: Probes) -> None:
         assert probes.tables.usage(session.policy_ids[0]) == {}
 
 
+def test_a_datagram_without_a_connection_counts_as_one(probes: Probes) -> None:
+    def act() -> list[int]:
+        with socket.socket(V4, DGRAM) as sock, socket.socket(V4, DGRAM) as other:
+            sock.connect(("127.0.0.1", 9))
+            to = sockaddr("127.0.0.2", 9)
+            return [
+                raw_sendto(other, to),
+                raw_sendto(other, to),
+                attempt(lambda: sock.send(b"x")),
+                raw_sendto(other, to),
+            ]
+
+    with probes.running(rules(connects=3)) as session:
+        assert inside(session, act) == [DONE, DONE, DONE, REFUSED]
+
+
 @pytest.mark.parametrize("limit", [0, 1, 100])
 def test_many_at_once_get_no_more_connects(probes: Probes, limit: int) -> None:
     with probes.running(rules(connects=limit)) as session:
