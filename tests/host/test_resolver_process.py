@@ -245,6 +245,66 @@ def test_resolv_conf_is_followed(
         running.close()
 
 
+def test_it_runs_as_somebody_who_may_do_nothing(
+    redirect: Redirect, sockets: Sockets, upstream: NameServer
+) -> None:
+    session = redirect.session()
+    server = f"127.0.0.1:{upstream.port}"
+    running = Process(redirect, sockets, "--upstream", server, "--user", "65534:65534")
+    try:
+        running.govern("s-1", session, f"{NAME}:443")
+        running.say(do="start")
+        assert inside(session, ask) == [PUBLIC]
+        path = Path(f"/proc/{running.process.pid}/status")
+        status = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
+        assert status["Uid"].split() == status["Gid"].split() == ["65534"] * 4
+        assert (status["Groups"].split(), status["NoNewPrivs"]) == ([], "1")
+        assert {status[each] for each in ("CapPrm", "CapEff", "CapInh")} == {"0" * 16}
+    finally:
+        running.close()
+
+
+def test_it_dies_with_the_daemon(redirect: Redirect, sockets: Sockets) -> None:
+    """Its parent is killed, while the channel is held by somebody else as well."""
+    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    flows = redirect._module["flows"].map_fd
+    fds = [theirs.fileno(), flows, sockets.all[0].fileno()]
+    for fd in fds:
+        os.set_inheritable(fd, True)
+    starter = (
+        "import subprocess, sys, time\n"
+        "process = subprocess.Popen(sys.argv[1:], close_fds=False)\n"
+        "print(process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    resolver = [
+        *(sys.executable, "-P", "-m", "monitor.daemon.resolver.process"),
+        *("--control", str(fds[0]), "--flows", str(flows), "--listen", str(fds[2])),
+        *("--user", "65534:65534"),
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-c", starter, *resolver],
+        stdout=subprocess.PIPE,
+        text=True,
+        pass_fds=fds,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        time.sleep(1)
+        assert Path(f"/proc/{pid}").exists()
+        parent.kill()
+        end = time.monotonic() + 5
+        while Path(f"/proc/{pid}/exe").is_symlink() and time.monotonic() < end:
+            time.sleep(0.02)
+        gone = not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text()
+        assert gone
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    mine.close()
+    theirs.close()
+
+
 def test_wrong_options_are_said_in_one_line(redirect: Redirect, sockets: Sockets) -> None:
     running = Process(redirect, sockets, "--upstream", "dns.example")
     assert running.process.wait(5) == 1

@@ -83,7 +83,8 @@ def allow_message(number: int, session: str, admissions: Sequence[Admission]) ->
     }
 
 
-def record_message(resolution: Resolution) -> dict[str, Any]:
+def record_message(resolution: Resolution, lost: int = 0) -> dict[str, Any]:
+    """What became of a question; `lost` is how many of these were dropped before it."""
     return {
         "say": "record",
         "session": resolution.session,
@@ -100,4 +101,5 @@ def record_message(resolution: Resolution) -> dict[str, Any]:
         "cached": resolution.cached,
         "seconds": round(resolution.seconds, 6),
         "times": resolution.times,
+        "lost": lost,
     }

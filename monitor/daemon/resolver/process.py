@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ UNLISTED = {"nxdomain": NXDOMAIN, "refused": REFUSED}
 ALLOW_SECONDS = 3.0  # for the daemon's word that the addresses are allowed
 RESOLV_CONF_SECONDS = 2.0
 _MOST_UNSENT = 20_000  # records that wait while the daemon does not read; more are counted
-_PR_SET_PDEATHSIG, _SIGKILL = 1, 9
+_PR_SET_PDEATHSIG, _SIGKILL = 1, 9  # uapi/linux/prctl.h, signal(7)
+_PR_SET_NO_NEW_PRIVS = 38
 
 
 class Daemon:
@@ -46,7 +49,7 @@ class Daemon:
         self._answers: dict[int, asyncio.Future[str | None]] = {}
         self._number = 0
         self._unsent: deque[bytes] = deque()
-        self.lost = 0
+        self._lost = 0
         self.told = asyncio.Event()  # of every session there is
         self.ended = asyncio.Event()
 
@@ -72,10 +75,11 @@ class Daemon:
             raise OSError(error)
 
     def record(self, resolution: Resolution) -> None:
-        if len(self._unsent) < _MOST_UNSENT:
-            self._send(channel.encode(channel.record_message(resolution)))
-        else:
-            self.lost += 1
+        if len(self._unsent) >= _MOST_UNSENT:
+            self._lost += 1
+            return
+        self._send(channel.encode(channel.record_message(resolution, self._lost)))
+        self._lost = 0
 
     def _send(self, data: bytes, first: bool = False) -> None:
         """Send; where the daemon does not read, keep it, `first` before what waits already."""
@@ -163,8 +167,24 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--listen", type=int, nargs="+", required=True, metavar="FD")
     parser.add_argument("--upstream", nargs="*", default=[], metavar="ADDRESS[:PORT]")
     parser.add_argument("--unlisted", choices=UNLISTED, default="nxdomain")
+    parser.add_argument("--own", nargs="*", type=ip_network, default=[], metavar="NETWORK")
+    parser.add_argument("--user", type=_user, metavar="UID:GID")
     parser.add_argument("--resolv-conf", type=Path, default=Path("/etc/resolv.conf"))
     return parser.parse_args(arguments)
+
+
+def _user(text: str) -> tuple[int, int]:
+    uid, _colon, gid = text.partition(":")
+    return int(uid), int(gid)
+
+
+def _become(user: tuple[int, int]) -> None:
+    """Give up what reading strangers' bytes does not need. The descriptors stay."""
+    uid, gid = user
+    os.setgroups([])
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 async def _follow(path: Path, asker: Asker, resolver: Resolver, upstreams: bool) -> None:
@@ -188,7 +208,8 @@ async def _follow(path: Path, asker: Asker, resolver: Resolver, upstreams: bool)
 async def _serve(options: argparse.Namespace) -> None:
     daemon = Daemon(socket.socket(fileno=options.control), Flows(options.flows))
     asker = Asker([parse_upstream(text) for text in options.upstream])
-    resolver = Resolver(daemon, asker, Settings(unlisted=UNLISTED[options.unlisted]))
+    settings = Settings(UNLISTED[options.unlisted], own=tuple(options.own))
+    resolver = Resolver(daemon, asker, settings)
     server = Server(resolver, daemon, [socket.socket(fileno=fd) for fd in options.listen])
     following = asyncio.create_task(
         _follow(options.resolv_conf, asker, resolver, not options.upstream)
@@ -211,9 +232,15 @@ async def _from_then_on(daemon: Daemon, server: Server) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     options = _arguments(arguments)
+    parent = os.getppid()
     try:
+        if options.user is not None:
+            _become(options.user)
+        # After that: another user's process has none. With the parent it would serve nobody.
+        LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            return 1
         asyncio.run(_serve(options))
     except (OSError, ValueError) as error:
         print(f"resolver: {error}", file=sys.stderr, flush=True)
