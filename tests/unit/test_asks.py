@@ -344,6 +344,30 @@ def test_a_gate_may_raise_the_next_while_it_is_answered(world: World) -> None:
     assert (ask.wanted.link, ask.count) == (1, 2)
 
 
+def test_what_is_asked_anew_is_known_before_anything_goes_on(world: World) -> None:
+    """Whoever goes on may withdraw the others, or ask for the same again."""
+    others = [Gate(), Gate()]
+
+    def goes_on(_answer: Answer) -> None:
+        (ask,) = world.asks.waiting()
+        assert ask.count == 2
+        world.asks.withdraw(ask, others[0])
+        late.ask = world.asks.raise_(wanted(), late)
+
+    late = Gate()
+    first = world.asks.raise_(wanted(), goes_on)
+    for other in others:
+        other.ask = world.asks.raise_(wanted(), other)
+    world.approve(first)
+    (ask,) = world.asks.waiting()
+    assert ask.count == 2
+    world.deny(ask)
+    assert others[0].held
+    assert not others[1].answer.allow
+    assert not late.answer.allow
+    assert world.recorded(Verb.ASK_ANSWER)[1].details["actions"] == 2
+
+
 # -- authority that ends ---------------------------------------------------------------------------
 
 

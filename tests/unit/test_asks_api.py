@@ -107,7 +107,7 @@ def test_others_see_and_answer_nothing(tmp_path: Path) -> None:
         assert gate.ask is not None
         side.caller = MALLORY
         assert await side.get("/v1/asks") == (200, {"asks": []})
-        for token in ("", "x", gate.ask.id, "\u00e9"):
+        for token in ("", "x", gate.ask.id, "\u00e9", "\ud800"):
             status, body = await side.post(f"/v1/asks/{gate.ask.id}/approve", {"token": token})
             assert (status, body["error"]) == (404, f"no ask '{gate.ask.id}'")
         status, body = await side.get(f"/v1/asks/{gate.ask.id}")
@@ -232,6 +232,16 @@ def test_a_user_may_follow_so_often(tmp_path: Path) -> None:
         await asyncio.sleep(0.1)
         async with side.client.get("/v1/asks?follow=1") as response:
             assert response.status == 200
+
+    serve(tmp_path, act)
+
+
+def test_half_a_character(tmp_path: Path) -> None:
+    async def act(side: Side) -> None:
+        gate = side.world.hold()
+        assert gate.ask is not None
+        status, _body = await side.post(f"/v1/asks/{gate.ask.id}/deny", {"why": "\ud800!"})
+        assert (status, gate.answer.why) == (200, "\\ud800!")
 
     serve(tmp_path, act)
 

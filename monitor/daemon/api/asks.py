@@ -92,7 +92,7 @@ class AskApi:
     async def answer(self, request: web.Request) -> web.Response:
         given = fields(await request.read(), _ANSWER)
         caller: Peer = request["caller"]
-        sees, token = self._sees(caller), given.get("token", "").encode()
+        sees, token = self._sees(caller), given.get("token", "").encode("utf-8", "surrogatepass")
 
         def visible(ask: Ask) -> bool:
             return hmac.compare_digest(ask.token.encode(), token) or sees(ask)

@@ -193,9 +193,10 @@ class Asks:
         if rest:
             # Before the others go on, so that the number of the next ask is in the record.
             more = secrets.token_hex(4)
-        self._settle([(open_, answer)], scope, standing, more)
+        closed = self._close([(open_, answer)], scope, standing, more)
         if rest:
             self._again(more, rest)
+        self._let_go(closed)
         return Settled(open_.ask, answer, let, more)
 
     def waits(self, identity: str) -> bool:
@@ -324,14 +325,18 @@ class Asks:
         self._open[open_.ask.id] = open_
         self._by_place[open_.ask.wanted.place] = open_
 
-    def _settle(
+    def _settle(self, closing: list[tuple[_Open, Answer]]) -> None:
+        """Commit, record, and only then let go."""
+        self._let_go(self._close(closing))
+
+    def _close(
         self,
         closing: list[tuple[_Open, Answer]],
         scope: Scope | None = None,
         standing: Standing | None = None,
         more: str = "",
-    ) -> None:
-        """Commit, record, and only then let go."""
+    ) -> list[tuple[_Open, Answer]]:
+        """Commit and record; what waited is to be let go."""
         now = outcomes.boottime()
         closing = [(each, replace(answer, ask=each.ask.id)) for each, answer in closing]
         self.docket.settle([(each.ask.id, answer) for each, answer in closing], standing)
@@ -350,7 +355,10 @@ class Asks:
             for waiter in open_.waiters:
                 del self._held[waiter]
         self.telling.record_now(drafts)
-        for open_, answer in closing:
+        return closing
+
+    def _let_go(self, closed: list[tuple[_Open, Answer]]) -> None:
+        for open_, answer in closed:
             self.telling.answered(open_.current, answer)
             for waiter in tuple(open_.waiters):
                 self._hand(waiter, answer)

@@ -84,4 +84,5 @@ def why(data: Mapping[str, Any]) -> str:
         return ""
     if not isinstance(text, str) or len(text) > LONGEST_WHY:
         raise BadReply(f"why is text of at most {LONGEST_WHY} characters")
-    return text
+    # JSON can hold half a character.
+    return text.encode("utf-8", "backslashreplace").decode()

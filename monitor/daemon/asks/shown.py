@@ -86,7 +86,10 @@ def raised(ask: Ask, session: Session | None, timeout: int) -> Draft:
 def answered(
     ask: Ask, session: Session | None, answer: Answer, scope: Scope | None, held: float, more: str
 ) -> Draft:
-    """The record of an answer; `held` in seconds, `more` the ask that the others wait for now."""
+    """The record of an answer for all that wait for `ask`; `more`: what others wait for now.
+
+    `held` is in seconds.
+    """
     details = {
         "ask": answer.ask,
         "verb": ask.wanted.verb.value,
@@ -97,6 +100,7 @@ def answered(
         "why": answer.why,
         "scope": str(scope) if scope else "",
         "held": round(held, 3),
+        "actions": ask.count,
     }
     if more:
         details["more"] = more
