@@ -7,8 +7,9 @@ Small and pure: the gate's process judges by it, and so does the reference.
 from __future__ import annotations
 
 import fnmatch
+import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -31,7 +32,7 @@ class Program:
     path: str
     argv: tuple[str, ...]
     cwd: str
-    resolve: Callable[[str], str] = str
+    resolve: Callable[[str], str] = posixpath.normpath
     same_content: Callable[[ExecRule], bool] = lambda _rule: False
 
 
@@ -112,7 +113,7 @@ def matches(rule: ExecRule, program: Program) -> bool:
     """Whether `rule` speaks of this start."""
     return (
         _names(rule, program)
-        and _arguments_match(rule.arguments, program.argv[1:])
+        and _arguments_match(rule, program)
         and (rule.outside is None or _leads_outside(rule.outside, program))
     )
 
@@ -127,11 +128,35 @@ def _names(rule: ExecRule, program: Program) -> bool:
     return rule.content and program.same_content(rule)
 
 
-def _arguments_match(patterns: tuple[str, ...] | None, arguments: Sequence[str]) -> bool:
-    """Whether the arguments are, one by one, what the patterns say."""
+def _arguments_match(rule: ExecRule, program: Program) -> bool:
+    """Whether the arguments are, one by one, what the patterns say.
+
+    A program may do what the name says that it is called by: `git-push` is `git push`, and busybox
+    called `rm` is `busybox rm`. So that name counts as a first argument too, where a pattern
+    spells it out.
+    """
+    patterns, arguments = rule.arguments, program.argv[1:]
     if patterns is None:
         return True
-    places = _closed({0}, patterns)
+    starts = _closed({0}, patterns)
+    if _follow(starts, patterns, arguments):
+        return True
+    names = _called(rule, program)
+    named = {
+        place + 1 for place in starts if patterns[place : place + 1] and patterns[place] in names
+    }
+    return bool(named) and _follow(_closed(named, patterns), patterns, arguments)
+
+
+def _called(rule: ExecRule, program: Program) -> set[str]:
+    """What argv[0] calls the program, and what of it stands behind the file's own name."""
+    called = posixpath.basename(program.argv[0]) if program.argv else ""
+    own = {posixpath.basename(program.path), posixpath.basename(rule.pattern)}
+    return {called, *(called.removeprefix(f"{name}-") for name in own)} - {"", ANY_NUMBER}
+
+
+def _follow(places: set[int], patterns: tuple[str, ...], arguments: Sequence[str]) -> bool:
+    """Whether the arguments lead from one of `places` to the end of the patterns."""
     for argument in arguments:
         places = _closed(
             {
@@ -164,20 +189,31 @@ def _glob(text: str) -> Callable[[str], re.Match[str] | None]:
 
 
 def _leads_outside(folder: str, program: Program) -> bool:
-    """Whether an argument, or what stands behind the `=` of an option, is a path outside."""
+    """Whether anything in the arguments that may be a path leads outside."""
+    return any(
+        not is_within(program.resolve(_joined(program.cwd, text)), folder)
+        for text in _paths(program.argv[1:])
+    )
+
+
+def _paths(arguments: Sequence[str]) -> Iterator[str]:
+    """What may be a path: arguments, values behind `=`, and values of options right behind them."""
     options = True
-    for argument in program.argv[1:]:
+    for argument in arguments:
+        name, separator, value = argument.partition("=")
         if options and argument == "--":
             options = False
-            continue
-        text = argument
-        if options and argument.startswith("-"):
-            _, separator, text = argument.partition("=")
-            if not separator:
-                continue
-        if text and not is_within(program.resolve(_joined(program.cwd, text)), folder):
-            return True
-    return False
+        elif options and argument.startswith("-"):
+            if separator and value:
+                yield value
+            # -C/etc, -C.., -xvfC/etc
+            if not argument.startswith("--") and ("/" in name or name.endswith("..")):
+                yield argument[2:]
+                yield argument[argument.find("/", 2) :] if "/" in argument[2:] else argument[2:]
+        elif argument:
+            yield argument
+            if separator and "/" in value:
+                yield value
 
 
 def _joined(cwd: str, text: str) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Callable
 
 import pytest
@@ -60,6 +61,41 @@ def test_arguments(patterns: str, arguments: tuple[str, ...], matching: bool) ->
     assert matches(made, start(GIT, *arguments)) is matching
 
 
+@pytest.mark.parametrize(
+    ("path", "argv", "patterns", "matching"),
+    [
+        (GIT, ("git-push", "origin"), "[..., push, ...]", True),
+        (GIT, ("/x/git-push",), "[push, ...]", True),
+        (GIT, ("git-pull",), "[push, ...]", False),
+        (GIT, ("git-push",), "[...,'p*']", False),
+        (GIT, ("git", "pull"), "[push, ...]", False),
+        (GIT, (), "[push, ...]", False),
+        ("/usr/bin/busybox", ("rm", "-r", "x"), "[rm, ..., '-*r*', ...]", True),
+        ("/usr/bin/busybox", ("rm", "x"), "[rm, ..., '-*r*', ...]", False),
+        ("/usr/bin/dash", ("sh",), "['*']", False),
+        ("/usr/bin/dash", ("sh",), "[]", True),
+        ("/usr/bin/dash", ("...",), "[x]", False),
+    ],
+)
+def test_the_name_that_a_program_is_called_by_is_an_argument_where_it_is_spelt_out(
+    path: str, argv: tuple[str, ...], patterns: str, matching: bool
+) -> None:
+    made = rule(f"{{path: {path}, args: {patterns}}}")
+    assert matches(made, Program(path, argv, "/")) is matching
+
+
+def test_a_copy_by_the_name_of_what_it_does() -> None:
+    made = rule(f"{{path: {GIT}, args: [push, ...], sha256: true}}")
+    copy = Program("/a/git-push", ("git-push",), "/", same_content=lambda _rule: True)
+    assert matches(made, copy)
+
+
+def test_paths_that_climb_are_outside_without_a_resolver_too() -> None:
+    made = rule('{path: /usr/bin/rm, outside: "{workspace}"}')
+    climbing = ExecAction("/usr/bin/rm", ("rm", "-r", "/a/b/../c"))
+    assert matches(made, Program(climbing.path, climbing.argv, "/a/b"))
+
+
 def test_a_rule_without_arguments_is_about_the_program() -> None:
     made = rule(GIT)
     assert matches(made, start(GIT, "status"))
@@ -76,13 +112,21 @@ def test_a_rule_without_arguments_is_about_the_program() -> None:
         (("/a/bc",), True),
         (("--root=/etc",), True),
         (("--root=x",), False),
+        (("-C/etc",), True),
+        (("-C../..",), True),
+        (("-C..",), True),
+        (("-xC/etc",), True),
+        (("-Cbuild/x",), True),  # -Cbuil -d /x is not told from it: in doubt it is outside
+        (("-",), False),
+        (("of=/dev/sda",), True),
+        (("of=build/x",), False),
+        (("--", "--root=/etc"), True),
+        (("",), False),
         (("--", "-x", "/etc"), True),
         ((), False),
     ],
 )
 def test_outside(arguments: tuple[str, ...], matching: bool) -> None:
-    import os.path
-
     made = rule('{path: /usr/bin/rm, outside: "{workspace}"}')
     program = start("/usr/bin/rm", *arguments, resolve=os.path.normpath)
     assert matches(made, program) is matching
