@@ -12,12 +12,15 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 
 from monitor.policy.action import Verdict
 from monitor.policy.patterns import is_within, pattern
 from monitor.policy.plan import ExecRule, Label, Policy
 
 ANY_NUMBER = "..."
+# Each is looked up in the file system; with more of them, it is not worth knowing.
+MOST_PATHS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +192,11 @@ def _glob(text: str) -> Callable[[str], re.Match[str] | None]:
 
 
 def _leads_outside(folder: str, program: Program) -> bool:
-    """Whether anything in the arguments that may be a path leads outside."""
-    return any(
+    """Whether anything in the arguments that may be a path leads outside, or there is too much."""
+    texts = list(islice(_paths(program.argv[1:]), MOST_PATHS + 1))
+    return len(texts) > MOST_PATHS or any(
         not is_within(program.resolve(_joined(program.cwd, text)), folder)
-        for text in _paths(program.argv[1:])
+        for text in dict.fromkeys(texts)
     )
 
 

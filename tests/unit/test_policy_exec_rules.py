@@ -10,7 +10,7 @@ import pytest
 
 from monitor.policy.action import ExecAction, Verdict
 from monitor.policy.decide import decide
-from monitor.policy.exec_rules import Program, judge, matches
+from monitor.policy.exec_rules import MOST_PATHS, Program, judge, matches
 from monitor.policy.gates import CALLS, Gates, gates, notified
 from monitor.policy.plan import ExecRule, Plan
 from monitor.profile.load import parse
@@ -116,7 +116,7 @@ def test_a_rule_without_arguments_is_about_the_program() -> None:
         (("-C../..",), True),
         (("-C..",), True),
         (("-xC/etc",), True),
-        (("-Cbuild/x",), True),  # -Cbuil -d /x is not told from it: in doubt it is outside
+        (("-Cbuild/x",), True),  # it might be -Cbuild /x: outside, in doubt
         (("-",), False),
         (("of=/dev/sda",), True),
         (("of=build/x",), False),
@@ -130,6 +130,12 @@ def test_outside(arguments: tuple[str, ...], matching: bool) -> None:
     made = rule('{path: /usr/bin/rm, outside: "{workspace}"}')
     program = start("/usr/bin/rm", *arguments, resolve=os.path.normpath)
     assert matches(made, program) is matching
+
+
+def test_more_paths_than_are_looked_up_are_outside() -> None:
+    made = rule('{path: /usr/bin/rm, outside: "{workspace}"}')
+    assert not matches(made, start("/usr/bin/rm", *["x"] * MOST_PATHS))
+    assert matches(made, start("/usr/bin/rm", *["x"] * (MOST_PATHS + 1)))
 
 
 def test_outside_follows_links() -> None:
