@@ -79,6 +79,21 @@ static __always_inline struct ri_server *server_of(struct bpf_sock_addr *ctx, bo
 				      make ? BPF_SK_STORAGE_GET_F_CREATE : 0);
 }
 
+#define RI_TCP 6		/* uapi/linux/in.h */
+#define RI_UDP 17
+
+/* Where a question of `ctx` goes; NULL: it is none. */
+static __always_inline struct ri_resolver *resolver_for(struct bpf_sock_addr *ctx)
+{
+	struct ri_resolver *to;
+
+	if ((u16)ctx->user_port != bpf_htons(RI_DNS_PORT) ||
+	    (ctx->protocol != RI_UDP && ctx->protocol != RI_TCP))
+		return NULL;
+	to = resolver_port();
+	return to && to->port4 && to->port6 ? to : NULL;
+}
+
 enum ri_redirect {
 	RI_NOT_DNS = 0,		/* judge it as it stands */
 	RI_REDIRECTED = 1,
@@ -88,10 +103,10 @@ enum ri_redirect {
 /* For connect4 and sendmsg4. */
 static __always_inline int redirect4(struct bpf_sock_addr *ctx)
 {
-	struct ri_resolver *to = resolver_port();
+	struct ri_resolver *to = resolver_for(ctx);
 	struct ri_server *server;
 
-	if ((u16)ctx->user_port != bpf_htons(RI_DNS_PORT) || !to || !to->port4)
+	if (!to)
 		return RI_NOT_DNS;
 	server = server_of(ctx, true);
 	if (!server)
@@ -126,11 +141,11 @@ static __always_inline int redirect6(struct bpf_sock_addr *ctx)
 {
 	u32 named[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
 	u32 address[4] = { 0, 0, 0, bpf_htonl(1) };
-	struct ri_resolver *to = resolver_port();
+	struct ri_resolver *to = resolver_for(ctx);
 	struct ri_server *server;
 	u16 port;
 
-	if ((u16)ctx->user_port != bpf_htons(RI_DNS_PORT) || !to || !to->port4 || !to->port6)
+	if (!to)
 		return RI_NOT_DNS;
 	server = server_of(ctx, true);
 	if (!server)
@@ -154,10 +169,12 @@ static __always_inline int redirect6(struct bpf_sock_addr *ctx)
 static __always_inline void restore4(struct bpf_sock_addr *ctx)
 {
 	struct ri_resolver *to = resolver_port();
-	struct ri_server *server = server_of(ctx, false);
+	struct ri_server *server;
 
-	if (!to || !server || !server->port4 || (u16)ctx->user_port != to->port4 ||
-	    ctx->user_ip4 != bpf_htonl(RI_LOOPBACK4))
+	if (!to || (u16)ctx->user_port != to->port4 || ctx->user_ip4 != bpf_htonl(RI_LOOPBACK4))
+		return;
+	server = server_of(ctx, false);
+	if (!server || !server->port4)
 		return;
 	ctx->user_ip4 = server->address4;
 	ctx->user_port = server->port4;
@@ -168,10 +185,13 @@ static __always_inline void restore6(struct bpf_sock_addr *ctx)
 {
 	u32 address[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
 	struct ri_resolver *to = resolver_port();
-	struct ri_server *server = server_of(ctx, false);
 	u16 port = (u16)ctx->user_port;
+	struct ri_server *server;
 
-	if (!to || !server)
+	if (!to || (port != to->port4 && port != to->port6))
+		return;
+	server = server_of(ctx, false);
+	if (!server)
 		return;
 	if (is_mapped(address)) {
 		if (!server->port4 || port != to->port4 || address[3] != bpf_htonl(RI_LOOPBACK4))
@@ -192,8 +212,6 @@ static __always_inline void restore6(struct bpf_sock_addr *ctx)
 #define RI_IP6_SOURCE 8		/* uapi/linux/ipv6.h */
 #define RI_IP6_SIZE 40
 #define RI_IP6_NEXT 6
-#define RI_TCP 6
-#define RI_UDP 17
 
 /*
  * One more question; false: too many. What one session sends must leave room in the resolver's

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import socket
 import struct
 import time
@@ -36,6 +37,7 @@ from monitor.resolver.wire import NXDOMAIN, REFUSED, SERVFAIL
 from tests.support.dns import NameServer, answered, question, rrset
 
 PUBLIC, OTHER, PUBLIC6 = "93.184.216.34", "151.101.1.69", "2606:4700::1111"
+SEED = 20261125
 QUICK = Patience(one=0.3, all=1.5, rounds=2)
 
 
@@ -620,6 +622,42 @@ def test_a_fault_of_the_surroundings_does_not_end_the_service(
 
     asyncio.run(serve())
     assert "a fault" in capsys.readouterr().err
+
+
+def test_no_bytes_end_the_service(case: Case) -> None:
+    """Broken questions over both, connections that break off, and then one that is answered."""
+    chance = random.Random(SEED)
+    whole = question("api.example.org", use_edns=0)
+
+    def broken() -> bytes:
+        data = bytearray(whole)
+        for _change in range(chance.randint(0, 4)):
+            data[chance.randrange(len(data))] = chance.randrange(256)
+        return bytes(data[: chance.randint(0, len(data))])
+
+    async def serve() -> None:
+        with ExitStack() as stack:
+            sockets = [stack.enter_context(each) for each in listen("127.0.0.1")]
+            port = sockets[0].getsockname()[1]
+            running = Server(case.resolver, case.around, sockets)
+            await running.start()
+            sender = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            for number in range(2000):
+                sender.sendto(broken(), ("127.0.0.1", port))
+                if number % 50 == 0:
+                    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    data = broken()
+                    claimed = chance.choice((len(data), 65535, 0))
+                    writer.write(struct.pack(">H", claimed) + data)
+                    await writer.drain()
+                    writer.close()
+            assert await over_tcp("127.0.0.1", port, question("api.example.org"))
+            assert await over_udp("127.0.0.1", port, question("api.example.org"))
+            await running.stop()
+
+    case.make(limits=Limits(per_second=1e6, at_once=10**6))
+    asyncio.run(serve())
+    assert {str(each.address) for each in case.around.allowed} == {PUBLIC}
 
 
 # -- which servers --------------------------------------------------------------------------------

@@ -14,9 +14,11 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from monitor.daemon.resolver.resolver import Resolution
+from monitor.resolver.decision import Permission
 from monitor.resolver.names import Depth, NameRule
 from monitor.resolver.replies import Admission
 
@@ -81,6 +83,20 @@ def allow_message(number: int, session: str, admissions: Sequence[Admission]) ->
             for group in groups.values()
         ],
     }
+
+
+def admissions(message: dict[str, Any]) -> list[Admission]:
+    """The admissions that an allow is about."""
+    return [
+        Admission(message["name"], ip_address(address), group["ttl"], permission)
+        for group in message["groups"]
+        for permission in [Permission(message["name"], _links(group["links"]))]
+        for address in group["addresses"]
+    ]
+
+
+def _links(links: Sequence[Sequence[Any]]) -> tuple[tuple[NameRule, ...], ...]:
+    return tuple(tuple(rule_from_json(rule) for rule in rules) for rules in links)
 
 
 def record_message(resolution: Resolution, lost: int = 0) -> dict[str, Any]:
