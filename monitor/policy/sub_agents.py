@@ -153,7 +153,8 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
         if VIEW not in missing:
             missing.append(VIEW)
     rules = plan.syscalls.rules
-    if plan.view is not None and not _writes_all(own, above.policies):
+    # Above without a view, nothing keeps them.
+    if plan.view is not None and (above.view is None or not _writes_all(own, above.policies)):
         known = {rule.number for rule in rules if not rule.tests}
         rules += tuple(
             SyscallRule(name, NUMBERS[name], SyscallVerdict.EPERM, _MODES_WHY)

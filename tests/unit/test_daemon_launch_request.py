@@ -26,6 +26,12 @@ def test_a_request_by_name() -> None:
     assert (found.ttl, found.purpose, found.observe, found.user) == (1800, "für", True, "u")
 
 
+def test_a_depth_is_said_or_not() -> None:
+    assert launch_request.read(request()).depth is None
+    assert launch_request.read(request(depth=b"0")).depth == 0
+    assert launch_request.read(request(depth=b"12")).depth == 12
+
+
 def test_a_request_by_file() -> None:
     found = launch_request.read(request(profile_text=b"name: x\n", profile_source=b"/h/\xff.yaml"))
     assert found.profile is None
@@ -76,6 +82,10 @@ def test_what_our_launcher_never_sends(fields: dict[str, bytes]) -> None:
         ({"grant": b"\xff"}, "the grant is not UTF-8"),
         ({"ttl": b"soon"}, "--ttl: 'soon' is not a duration"),
         ({"ttl": b"\xff"}, "ttl is not UTF-8"),
+        ({"depth": b"-1"}, "--depth: a number from 0 on"),
+        ({"depth": b"99999"}, "--depth: a number from 0 on"),
+        ({"depth": b""}, "--depth: a number from 0 on"),
+        ({"depth": "²".encode()}, "--depth: a number from 0 on"),
     ],
 )
 def test_what_a_person_may_get_wrong(fields: dict[str, bytes], what: str) -> None:

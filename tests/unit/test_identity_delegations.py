@@ -76,6 +76,8 @@ def test_an_entry_is_for_nobody_else(who: str) -> None:
         ({"run_as": "[carol]"}, {"run_as": "bob"}, "run_as"),
         ({"max_ttl": "1h"}, {"ttl": 3601}, "max_ttl"),
         ({"profiles": "['*']"}, {"profile": None}, "say --profile"),
+        ({}, {"depth": 1}, "depth is 0"),
+        ({"depth": "1"}, {"depth": 2}, "depth is 1"),
     ],
 )
 def test_each_right_is_needed(keys: dict[str, str], change: dict[str, object], says: str) -> None:
@@ -83,8 +85,9 @@ def test_each_right_is_needed(keys: dict[str, str], change: dict[str, object], s
     assert says in refusal(rights(entry(**keys)), request)
     # The same is granted where the right is there.
     every = entry(
-        profiles="[coder, '*']", observe="true", profile_files="true", run_as="[bob]", max_ttl="2h"
-    )
+        profiles="[coder, '*']", observe="true", profile_files="true", run_as="[bob]", max_ttl="2h",
+        depth="2",
+    )  # fmt: skip
     rights(every).authorize(request)
 
 
@@ -114,6 +117,23 @@ def test_ttl() -> None:
     assert two.authorize(REQUEST).ttl == 7200
     assert two.authorize(replace(REQUEST, ttl=7200)).ttl == 7200
     assert rights(entry(max_ttl="1h"), entry()).authorize(REQUEST).ttl is None
+
+
+def test_depth() -> None:
+    assert rights(entry()).authorize(REQUEST).depth == 0
+    one = rights(entry(depth="3"))
+    assert one.authorize(REQUEST).depth == 3
+    assert one.authorize(replace(REQUEST, depth=1)).depth == 1
+    # Of two that grant as long, the deeper; a request is for one entry as a whole.
+    two = rights(entry(), entry("group:dev", depth="2"), entry("group:dev", max_ttl="1h"))
+    assert (two.authorize(REQUEST).ttl, two.authorize(REQUEST).depth) == (None, 2)
+    brief = rights(entry(max_ttl="1h", depth="5"), entry(max_ttl="2h"))
+    assert brief.authorize(REQUEST).depth == 0
+    assert brief.authorize(replace(REQUEST, depth=4)) == Permission("coder", 3600, 4)
+    # Root has what it asks for.
+    root = replace(REQUEST, user="root", uid=0)
+    assert Delegations("F").authorize(root).depth == 0
+    assert Delegations("F").authorize(replace(root, depth=7)).depth == 7
 
 
 def test_two_halves_grant_nothing() -> None:
