@@ -32,11 +32,13 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME_GLOB = re.compile(r"[A-Za-z0-9_*?\[\]!-]+")
 _SYSCALL = re.compile(r"[a-z_][a-z0-9_]*")
 _PROFILE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_CLOCK = re.compile(r"(?:[01][0-9]|2[0-3]):[0-5][0-9]|24:00")
+_MIDNIGHT = "24:00"
+_CLOCK = re.compile(rf"(?:[01][0-9]|2[0-3]):[0-5][0-9]|{_MIDNIGHT}")
 # Names of the IANA database; whether this host has it is seen at launch.
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(?:/[A-Za-z0-9_+-]+){0,2}")
 # The kernel holds so many labels for a session (probes/include/maps.h, RI_MAX_LABELS).
 MOST_LABELS = 8
+LONGEST_WHY = 500
 
 Check = Callable[[str], object]
 
@@ -106,6 +108,18 @@ def _paths(
         wrong = _says(check, rule.path)
         if wrong:
             yield problem(rule.position, f"{key}[{index}]", wrong)
+        yield from _why(rule, f"{key}[{index}]")
+
+
+def _why(rule: Model, key: str) -> Iterator[Problem]:
+    """A reason is shown on somebody's terminal, in one line of a table."""
+    text = getattr(rule, "why", "")
+    if not text.isprintable():
+        message = "holds a line break or a control character"
+        yield problem(getattr(rule, "position", None), f"{key}.why", message)
+    if len(text) > LONGEST_WHY:
+        message = f"is longer than {LONGEST_WHY} characters"
+        yield problem(getattr(rule, "position", None), f"{key}.why", message)
 
 
 def _network(section: NetworkSection) -> Iterator[Problem]:
@@ -119,6 +133,7 @@ def _destinations(key: str, rules: Sequence[NetworkRule | AskNetworkRule]) -> It
         wrong = _says(network.parse, rule.to)
         if wrong:
             yield problem(rule.position, f"{key}[{index}]", wrong)
+        yield from _why(rule, f"{key}[{index}]")
 
 
 def _exec(section: ExecSection, key: str = "exec") -> Iterator[Problem]:
@@ -139,6 +154,7 @@ def _programs(key: str, rules: Sequence[ExecRule]) -> Iterator[Problem]:
         wrong = None if rule.outside is None else _says(paths.check_folder, rule.outside)
         if wrong:
             yield problem(rule.position, f"{where}.outside", wrong)
+        yield from _why(rule, where)
 
 
 def _check_argument(text: str) -> None:
@@ -176,7 +192,7 @@ def _conditions(profile: Profile, conditions: ConditionsSection) -> Iterator[Pro
         where = f"conditions.time[{index}]"
         for key in ("start", "until"):
             text = getattr(window, key)
-            if not _CLOCK.fullmatch(text):
+            if not _CLOCK.fullmatch(text) or (key, text) == ("start", _MIDNIGHT):
                 message = f'{text!r} is not a time of day: "HH:MM", in quotes'
                 yield problem(window.position, f"{where}.{key}", message)
         if window.start == window.until:

@@ -116,6 +116,9 @@ class _Shaper:
             return self._problem(node.position, key, "must be a rule: text or a mapping")
         if isinstance(node, Mapping):
             return self.model(node, model, key) | {"position": node.position}
+        if next(iter(model.model_fields.values())).annotation is not str:
+            names = ", ".join(name for name, info in model.model_fields.items() if not info.exclude)
+            return self._problem(node.position, key, f"must be a mapping with {names}")
         return {next(iter(model.model_fields)): node.value, "position": node.position}
 
     def _entries(self, node: Node, kind: Any, key: str) -> Any:
