@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monitor.policy.plan import Budgets
 from monitor.wire.layout import BudgetKind
 
@@ -12,6 +14,13 @@ _WORDS = {
     BudgetKind.EGRESS: "{} bytes sent",
     BudgetKind.EXECS: "{} program starts a minute",
     BudgetKind.DELETES: "{} removals a minute",
+}
+_KEYS = {
+    BudgetKind.CONNECTS: "connects_per_minute",
+    BudgetKind.DESTINATIONS: "destinations",
+    BudgetKind.EGRESS: "egress_bytes",
+    BudgetKind.EXECS: "execs_per_minute",
+    BudgetKind.DELETES: "deletes_per_minute",
 }
 
 
@@ -29,3 +38,10 @@ def spent(kind: BudgetKind | None, budgets: Budgets | None) -> str:
     if kind is None or limit is None:
         return "a budget is used up"
     return f"the budget of {_WORDS[kind].format(limit)} is used up"
+
+
+def details(kind: BudgetKind | None) -> dict[str, Any]:
+    """What a record keeps of it, with what would change it."""
+    if kind is None:
+        return {"budget": "?"}
+    return {"budget": kind.name.lower(), "remedy": f"raise limits.{_KEYS[kind]}"}

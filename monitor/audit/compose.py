@@ -85,11 +85,13 @@ class Composer:
     def _subject(self, cgroup: int) -> Subject:
         session = self._find(cgroup)
         known = self._subjects.get(cgroup)
-        if known is not None and (session is None or known.id == session.id):
+        if known is not None and (session is None or known.is_of(session)):
             return known
-        if len(self._subjects) >= _SUBJECTS:
+        if known is None and len(self._subjects) >= _SUBJECTS:
             del self._subjects[next(iter(self._subjects))]
         subject = Subject(cgroup, session, self._resolve)
+        if known is not None and known.id == subject.id:
+            subject.go_on_from(known)  # under another plan
         self._subjects[cgroup] = subject
         return subject
 

@@ -26,6 +26,8 @@ VERBS = {
     NetOperation.LISTEN: Verb.NET_LISTEN,
     NetOperation.UNIX: Verb.NET_UNIX,
 }
+WAIT = "none in a profile: it goes on by itself when all holds that must"
+ANSWER = "a person's word: rictl asks lists what waits for it"
 # What no rule has a say in: no change to them helps.
 STANDING = {
     DenyCause.EXPIRED: "the session's authority has expired",
@@ -56,6 +58,8 @@ def find(subject: Subject, event: NetEvent) -> Finding:
     if event.cause is DenyCause.NONE:
         agreed = decision is not None and decision.verdict is Verdict.ALLOW
         reason = decision.reason if decision and agreed else "the profile allows it"
+        if decision is not None and decision.verdict is Verdict.ASK:
+            reason = "a rule asks about it, and it was approved"
         return Finding(
             verb, what, Verdict.ALLOW, reason, text_of(rule), Mechanism.CGROUP_BPF, details
         )
@@ -84,21 +88,23 @@ def _refusal(
     """What is no matter of a link's rules; None: it is."""
     assert subject.plan is not None
     if event.cause in STANDING:
-        return _Refusal(STANDING[event.cause], None, Mechanism.CGROUP_BPF, {})
+        details = {"remedy": WAIT} if event.cause is DenyCause.CONDITION else {}
+        return _Refusal(STANDING[event.cause], None, Mechanism.CGROUP_BPF, details)
     if event.cause is DenyCause.OVER_BUDGET:
         kind = budgets.named(event.rule)
         limits = None if link is None else subject.plan.policies[link].budgets
-        details = {"budget": kind.name.lower() if kind is not None else str(event.rule)}
-        return _Refusal(budgets.spent(kind, limits), None, Mechanism.BUDGET, details)
+        return _Refusal(budgets.spent(kind, limits), None, Mechanism.BUDGET, budgets.details(kind))
     rule = subject.rule_of(link, event.rule, label)
     if label is not None:
         reason = f"the session has the label {label.name}, which takes it away"
         if event.cause is DenyCause.UNANSWERED:
             reason = f"the session has the label {label.name}: it needs an approval, and has none"
-        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {"label": label.name})
+        remedy = f"an administrator's word: rictl label remove {subject.id} {label.name} --why TEXT"
+        details = {"label": label.name, "remedy": remedy}
+        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, details)
     if event.cause is DenyCause.UNANSWERED:
         reason = "a rule asks about it, and nobody has approved it"
-        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {})
+        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {"remedy": ANSWER})
     return None
 
 

@@ -24,6 +24,12 @@ MECHANISMS = {
     Mechanism.CGROUP_BPF: "a BPF program on the session's cgroup, which decides in the kernel on"
     " the address as the kernel holds it",
     Mechanism.PIDS: "the pids controller of the session's cgroup",
+    Mechanism.GATE: "the gate: the call did not return before ri-monitord had decided on it",
+    Mechanism.FANOTIFY: "a permission event on the file: the open did not return before it was"
+    " decided on",
+    Mechanism.TICKET: "a BPF program at the program's start: it was not the one that was decided"
+    " on, and was killed before its first instruction",
+    Mechanism.BUDGET: "a count of what was used, kept in the kernel where the kernel refuses it",
     Mechanism.DAEMON: "ri-monitord itself",
     Mechanism.HOST: "the host's own permissions or state, and nothing of ours",
     Mechanism.NONE: "nothing stood in the way",

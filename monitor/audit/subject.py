@@ -66,10 +66,19 @@ class Subject:
             for label in policy.labels
         )
         self._labels = dict(zip(session.labels if session else (), every, strict=False))
+        self._plan_is = _numbers(session) if session else ()
         self._programs: dict[int, str] = {}
         self._ended: dict[int, str] = {}
         self._resolve = resolve
         self._special = _special(self.plan.policies if self.plan else ())
+
+    def is_of(self, session: Session) -> bool:
+        """Whether this is `session` under the plan that it has now."""
+        return self.id == session.id and self._plan_is == _numbers(session)
+
+    def go_on_from(self, before: Subject) -> None:
+        """Take over the processes that were known before a change of plan."""
+        self._programs, self._ended = before._programs, before._ended
 
     @property
     def stranger(self) -> str:
@@ -128,6 +137,11 @@ class Subject:
             return self._resolve(path)
         except (ValueError, OSError):
             return path
+
+
+def _numbers(session: Session) -> tuple[int, ...]:
+    """The kernel's numbers of its plan: another plan has others."""
+    return session.policies + session.labels
 
 
 def _put(programs: dict[int, str], pid: int, program: str, most: int) -> None:
