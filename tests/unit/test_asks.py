@@ -464,6 +464,35 @@ def test_standing_answers_survive_and_used_ones_do_not(world: World) -> None:
     assert world.hold(key="all").answer.allow
 
 
+def test_a_gate_that_dies_leaves_its_asks_to_the_next(world: World, clock: Clock) -> None:
+    world.start("s1", Approval(per_minute=1))
+    gates = [world.hold() for _ in range(2)]
+    for gate in gates:
+        world.asks.detach(gate)
+    (ask,) = world.asks.waiting()
+    assert ask.count == 0
+    clock.pass_(10)
+    world.asks.tick()
+    again = world.hold()
+    assert again.ask is not None
+    assert again.ask.id == ask.id, "and it counts as asked once"
+    clock.pass_(10)
+    world.asks.tick()
+    assert again.held
+    world.asks.detach(again)
+    world.asks.detach(again)
+    world.approve(again.ask)
+    assert world.hold().answer.allow, "what was answered in between is for it"
+    assert not any(gate.answers for gate in gates)
+
+
+def test_what_the_next_gate_does_not_raise_is_given_up(world: World, clock: Clock) -> None:
+    world.asks.detach(world.hold())
+    clock.pass_(15)
+    world.asks.tick()
+    assert world.asks.waiting() == []
+
+
 def test_a_killed_worker_gives_nothing_twice(world: World) -> None:
     """The daemon dies when the first of two is let go on."""
 

@@ -55,12 +55,14 @@ class Settled:
 class _Open:
     """An ask and what waits for it. `reached`: somebody knows of it who may answer.
 
-    `given_up` is when an ask ends that a gate has not raised again after a restart; 0: it has.
+    `told`: this worker has told the approvers. `given_up` is when an ask ends that no gate raises
+    again after a restart; 0: something waits.
     """
 
     ask: Ask
     waiters: dict[Answered, Wanted] = field(default_factory=dict)
     reached: bool = False
+    told: bool = False
     given_up: int = 0
 
     @property
@@ -118,8 +120,9 @@ class Asks:
         if answer is not None or open_ is None:
             self._hand(answered, answer or outcomes.refusal(How.OVER, "its session has ended"))
             return none
-        if open_.given_up:
-            open_.given_up = 0
+        open_.given_up = 0
+        if not open_.told:
+            open_.told = True
             self.approvers.ask(open_.ask.id)
         open_.waiters[answered] = wanted
         self._held[answered] = open_
@@ -136,6 +139,18 @@ class Asks:
         open_.waiters.pop(answered, None)
         if not open_.waiters:
             self._settle([(open_, outcomes.refusal(How.GONE, "nothing waits for it any more"))])
+
+    def detach(self, answered: Answered) -> None:
+        """The gate that holds the action has died; the next one will raise it again.
+
+        Until then the ask stands, and can be answered.
+        """
+        open_ = self._held.pop(answered, None)
+        if open_ is None:
+            return
+        open_.waiters.pop(answered, None)
+        if not open_.waiters:
+            open_.given_up = outcomes.boottime() + outcomes.GRACE
 
     # -- answers -------------------------------------------------------------------------------
 
@@ -302,7 +317,7 @@ class Asks:
             token=secrets.token_urlsafe(24),
         )
         self.docket.add(ask)
-        open_ = _Open(ask)
+        open_ = _Open(ask, told=True)
         self._keep(open_)
         self.telling.raised(ask, shown.raised(ask, session, approval.timeout))
         self.approvers.ask(ask.id)
