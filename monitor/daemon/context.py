@@ -17,6 +17,7 @@ from monitor.session.registry import Registry
 if TYPE_CHECKING:  # they are built on this module
     from monitor.daemon.asks.asks import Asks
     from monitor.daemon.budgets import Budgets
+    from monitor.daemon.gates import Gates
     from monitor.daemon.labels import Labels
     from monitor.daemon.opens import Opening
     from monitor.daemon.recording import Recording
@@ -75,4 +76,5 @@ class Context:
     labels: Labels = field(init=False)
     budgets: Budgets = field(init=False)
     opens: Opening = field(init=False)
+    gates: Gates = field(init=False)
     since: float = field(default_factory=time.time)

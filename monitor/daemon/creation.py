@@ -13,6 +13,7 @@ from monitor.daemon.admission import Admitted, start_time
 from monitor.kernel.cgroup import Cgroup, instance_root, limits_are_unified
 from monitor.kernel.peer import Peer
 from monitor.policy.plan import Plan, RecordChoice
+from monitor.policy.syscalls import NUMBERS
 from monitor.session.session import Denial, Session
 from monitor.wire.layout import SessionFlag
 
@@ -100,7 +101,10 @@ def install(context: Context, session: Session) -> None:
 def row_facts(context: Context, session: Session) -> tuple[int, SessionFlag]:
     """The expiry and the flags of a session's row: what must hold all the time counts in."""
     expires, paused = context.sessions.conditions.row(session)
-    return expires, session_flags(session) | paused
+    flags = session_flags(session) | paused
+    if NUMBERS["execve"] in context.registry.whole(session).plan.syscalls.notified:
+        flags |= SessionFlag.GATED
+    return expires, flags
 
 
 def session_flags(session: Session) -> SessionFlag:

@@ -268,6 +268,7 @@ class Sessions:
             context.registry.move(identity, State.ENDED)
             context.recording.forget(session)
             context.opens.ended(identity)
+            context.gates.ended(identity)
             self.conditions.forget(identity)
             self.leases.forget(identity)
             with contextlib.suppress(OSError):

@@ -107,6 +107,8 @@ class Switching:
             async with self._still(now, changed):
                 self._put(now, [each.id for each in everyone])
                 self.context.opens.tell(changed)
+                for each in everyone:
+                    self.context.gates.changed(registry.get(each.id))
         except (OSError, ValueError) as error:
             self._back(old)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error

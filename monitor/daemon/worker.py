@@ -69,6 +69,7 @@ class Worker:
         from monitor.audit.store import Store, StoreError
         from monitor.daemon.asks.asks import Asks
         from monitor.daemon.budgets import Budgets
+        from monitor.daemon.gates import Gates
         from monitor.daemon.labels import Labels
         from monitor.daemon.recording import Recording
         from monitor.daemon.sessions import Sessions
@@ -96,6 +97,7 @@ class Worker:
         self.context.recording = Recording(self.context, store)
         self.context.labels = Labels(self.context)
         self.context.budgets = Budgets(self.context)
+        self.context.gates = Gates(self.context)
         try:
             self.context.asks = Asks(self.context)
         except sqlite3.Error as error:
@@ -119,6 +121,8 @@ class Worker:
         adopted = adoption.adopt(self.context, kept)
         self.context.opens.adopt(kept)
         self.context.labels.adopt()
+        self.context.gates.adopt(kept)
+        self.context.gates.start()
         self._spawn(self.context.sessions.revocation.resume())
         self._spawn(self.context.sessions.reload.resume())
         launcher = Launching(self.context)
@@ -228,6 +232,7 @@ class Worker:
         if not self.context.registry.live():
             self.config.alive.unlink(missing_ok=True)
         self.context.asks.tick()
+        self.context.gates.stop()
         await api.close()
         self.context.asks.close()
         log.close()

@@ -72,11 +72,6 @@ def build(rules: Iterable[Rule], first_unknown: int, notified: Collection[int] =
     Calls in `notified` wait for who holds the filter's listener, where no rule refuses them.
     """
     rules = list(rules)
-    waiting = set(notified) - {rule.number for rule in rules if not rule.tests}
-    partly = waiting & {rule.number for rule in rules}
-    if partly:
-        # libseccomp would take the one without tests for all.
-        raise ValueError(f"calls {sorted(partly)} cannot be refused in part and notified")
     made = seccomp.SyscallFilter(seccomp.ALLOW)
     made.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for rule in rules:
@@ -85,13 +80,30 @@ def build(rules: Iterable[Rule], first_unknown: int, notified: Collection[int] =
             made.add_rule_exactly(action, rule.number, *map(_argument, rule.tests))
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"libseccomp does not take {rule}: {error}") from error
-    for number in sorted(waiting):
-        made.add_rule_exactly(seccomp.NOTIFY, number)
+    for number in sorted(set(notified)):
+        for tests in _left(number, [rule for rule in rules if rule.number == number]):
+            made.add_rule_exactly(seccomp.NOTIFY, number, *map(_argument, tests))
     code = _prologue(first_unknown) + _export(made)
     count = len(code) // INSTRUCTION.size
     if count > MAXIMUM:
         raise ValueError(f"the filter has {count} instructions and may have {MAXIMUM}")
     return code
+
+
+def _left(number: int, refusals: list[Rule]) -> list[tuple[Condition, ...]]:
+    """The tests under which no rule refuses a call: libseccomp takes a rule without for all.
+
+    ValueError: it is refused in a way that leaves more than one bit to look at.
+    """
+    if not refusals:
+        return [()]
+    if any(not rule.tests for rule in refusals):
+        return []
+    first, *more = refusals[0].tests
+    one_bit = first.comparison == "masked" and first.value == first.mask
+    if len(refusals) == 1 and not more and one_bit and first.mask.bit_count() == 1:
+        return [(Condition(first.index, "masked", 0, first.mask),)]
+    raise ValueError(f"call {number} cannot be refused like this and notified")
 
 
 def _argument(test: Condition) -> seccomp.Arg:

@@ -53,10 +53,11 @@ class Channel:
         self._queue.append((data, tuple(os.dup(each) for each in descriptors)))
 
     def flush(self) -> None:
-        """The socket can be written to again."""
+        """Try again to send what waits; `blocked` is told what has become of it."""
         while self._queue:
             data, descriptors = self._queue[0]
             if not self._sent(data, descriptors):
+                self._blocked(True)
                 return
             self._queue.popleft()
             for descriptor in descriptors:

@@ -25,7 +25,7 @@ from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer, gone
 from monitor.launch import protocol
-from monitor.launch.protocol import ProtocolError
+from monitor.launch.protocol import Message, ProtocolError
 from monitor.session.session import Session
 
 # The child waits this much longer than the daemon, which then tells it why.
@@ -87,7 +87,7 @@ class Launch:
         self.step = "mark the files that its rules name"
         files = await self.context.opens.begin(session, pid)
         self.step = "wait until the child is confined"
-        message, _pid = await self.channel.receive(protocol.CONFINED, pid)
+        message = await self._confined(session, pid)
         self.step = "move the child into the session's cgroup"
         await asyncio.shield(entered)
         self.step = "read back what the child wears"
@@ -101,8 +101,24 @@ class Launch:
         self.step = "record the launch"
         session = self.context.sessions.started(session, pid, facts)
         self.session = session
+        if session.parent is not None:
+            self.context.gates.session(session)
         self.channel.send(protocol.GO)
         return session
+
+    async def _confined(self, session: Session, pid: int) -> Message:
+        """The child's word that it is confined; the gate gets the listener of its filter."""
+        if not self._listens(session):
+            message, _pid = await self.channel.receive(protocol.CONFINED, pid)
+            return message
+        message, listener = await self.channel.receive_one(protocol.CONFINED, pid)
+        self.step = "hand the filter's listener to the gate"
+        self.context.gates.begin(session, listener, pid)
+        return message
+
+    def _listens(self, session: Session) -> bool:
+        """A session inside another is served by the listener of the outermost one."""
+        return session.parent is None and bool(session.plan.syscalls.notified)
 
     async def settled(self) -> None:
         """Wait for what still works on the session: before that it cannot be taken down."""
@@ -148,6 +164,8 @@ class Launch:
             ("seconds", b"%d" % (int(seconds) + PATIENCE_SECONDS)),
         ]
         fields += self._environment(session, names)
+        if self._listens(session):
+            fields.append(("listen", b"1"))
         if plan.limits.files is not None:
             fields.append(("files", b"%d" % plan.limits.files))
         if self._by_root(session):
@@ -155,7 +173,7 @@ class Launch:
             fields += [("group", b"%d" % group) for group in self._groups(session)]
         try:
             contents = {
-                "seccomp": floor.export(plan.syscalls),
+                "seccomp": floor.export(plan.syscalls, self._listens(session)),
                 "layers": layers.document(plan, self.context.host.landlock_abi),
             }
         except ValueError as error:

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A thread that waits in a system call: its memory, its process, its place in the file system.
+
+What is read here may be changed by others the moment after: it decides, and the kernel compares.
+Every method raises OSError where the thread is gone or an address leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+PAGE = 4096
+PATH_MAX = 4096
+# Bytes of argv and its pointers that are read; a longer list is `None`.
+MOST_ARGUMENTS = 128 * 1024
+POINTER = 8
+
+
+class TooLongError(Exception):
+    """A list of arguments is longer than what can be compared afterwards."""
+
+
+class Task:
+    """`thread` is its id as this process sees it."""
+
+    __slots__ = ("_group", "_memory", "_pages", "thread")
+
+    def __init__(self, thread: int) -> None:
+        self.thread = thread
+        self._memory = os.open(f"/proc/{thread}/mem", os.O_RDONLY | os.O_CLOEXEC)
+        self._pages: dict[int, bytes] = {}
+        self._group = 0
+
+    def close(self) -> None:
+        os.close(self._memory)
+
+    @property
+    def group(self) -> int:
+        """The id of its process."""
+        if not self._group:
+            try:
+                # Only a process has one, not each of its threads.
+                os.close(os.pidfd_open(self.thread))
+                self._group = self.thread
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
+                self._group = int(self._status("Tgid"))
+        return self._group
+
+    def _status(self, name: str) -> str:
+        with open(f"/proc/{self.thread}/status", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                key, _, value = line.partition(":")
+                if key == name:
+                    return value.strip()
+        raise OSError(errno.ESRCH, f"no {name} of thread {self.thread}")
+
+    @property
+    def cgroup(self) -> str:
+        """Its cgroup in the unified hierarchy."""
+        with open(f"/proc/{self.thread}/cgroup", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("0::"):
+                    return line[3:].rstrip("\n")
+        raise OSError(errno.ESRCH, f"no cgroup of thread {self.thread}")
+
+    @property
+    def program(self) -> str:
+        """What it runs, "" where that is gone."""
+        try:
+            return os.readlink(f"/proc/{self.thread}/exe")
+        except OSError:
+            return ""
+
+    @property
+    def folder(self) -> str:
+        """Its working directory."""
+        return os.readlink(f"/proc/{self.thread}/cwd")
+
+    def root(self) -> int:
+        """A descriptor of its root; the caller closes it."""
+        return os.open(f"/proc/{self.thread}/root", os.O_PATH | os.O_CLOEXEC)
+
+    def descriptor(self, number: int) -> int:
+        """What stands behind one of its descriptors, O_PATH; the caller closes it."""
+        return os.open(f"/proc/{self.thread}/fd/{number}", os.O_PATH | os.O_CLOEXEC)
+
+    # -- memory --------------------------------------------------------------------------------
+
+    def bytes_at(self, address: int, count: int) -> bytes:
+        """Exactly so many bytes; OSError EFAULT where they are not all there."""
+        try:
+            data = os.pread(self._memory, count, address)
+        except (OSError, OverflowError) as error:
+            raise OSError(errno.EFAULT, "no memory there") from error
+        if len(data) != count:
+            raise OSError(errno.EFAULT, "no memory there")
+        return data
+
+    def _page(self, number: int) -> bytes:
+        page = self._pages.get(number)
+        if page is None:
+            page = self._pages[number] = self.bytes_at(number * PAGE, PAGE)
+        return page
+
+    def string(self, address: int, most: int) -> bytes:
+        """The bytes up to the NUL behind them; OSError ENAMETOOLONG past `most`."""
+        number, offset = divmod(address, PAGE)
+        page = self._page(number)
+        end = page.find(b"\0", offset)
+        if 0 <= end < offset + most:
+            return page[offset:end]
+        parts = [page[offset:]]
+        length = len(parts[0])
+        while end < 0:
+            if length > most:
+                raise OSError(errno.ENAMETOOLONG, "a string is too long")
+            number += 1
+            page = self._page(number)
+            end = page.find(b"\0")
+            parts.append(page if end < 0 else page[:end])
+            length += len(parts[-1])
+        if length > most:
+            raise OSError(errno.ENAMETOOLONG, "a string is too long")
+        return b"".join(parts)
+
+    def path(self, address: int) -> bytes:
+        return self.string(address, PATH_MAX - 1)
+
+    def arguments(self, address: int) -> list[bytes]:
+        """argv; TooLongError. A list of none counts as one empty argument, as the kernel has it."""
+        found: list[bytes] = []
+        left = MOST_ARGUMENTS
+        while address:
+            number, offset = divmod(address, PAGE)
+            words = self._page(number)[offset:]
+            if len(words) < POINTER:  # a pointer across two pages
+                words = self.bytes_at(address, POINTER)
+            for at in range(0, len(words) - POINTER + 1, POINTER):
+                pointer = int.from_bytes(words[at : at + POINTER], "little")
+                if not pointer:
+                    return found or [b""]
+                try:
+                    text = self.string(pointer, left)
+                except OSError as error:
+                    if error.errno == errno.ENAMETOOLONG:
+                        raise TooLongError from error
+                    raise
+                found.append(text)
+                left -= len(text) + 1
+                if left < 0:
+                    raise TooLongError
+            address += len(words) // POINTER * POINTER
+        return [b""]
