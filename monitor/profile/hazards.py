@@ -143,6 +143,12 @@ READ = (
     Hazard("warning", "{workspace}/.env", "secrets of the project"),
 )
 
+# Programs that stand a second time where distributions put them, as copies.
+COPIES = (
+    ("/usr/bin/git", "/usr/lib/git-core/git"),
+    ("/usr/bin/git", "/usr/libexec/git-core/git"),
+)
+
 # Metadata servers: they hand the machine's own credentials to whoever asks.
 METADATA = tuple(
     ipaddress.ip_address(text)

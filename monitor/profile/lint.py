@@ -22,6 +22,7 @@ def lint(
     variables: Variables,
     exists: Callable[[str], bool] = os.path.lexists,
     is_folder: Callable[[str], bool] = os.path.isdir,
+    look: Callable[[str], lint_gates.Look] = lint_gates.look,
 ) -> list[Finding]:
     """Everything doubtful about resolved `profiles`, the worst first, each thing once."""
     found: dict[Finding, None] = {}
@@ -35,7 +36,7 @@ def lint(
         found |= dict.fromkeys(_sockets(profile, variables, [*outer, rules]))
         found |= dict.fromkeys(_networks(profile))
         found |= dict.fromkeys(_environment(profile))
-        found |= dict.fromkeys(lint_gates.lint(profile, rules, variables))
+        found |= dict.fromkeys(lint_gates.lint(profile, rules, variables, look))
         outer.append(rules)
     return sorted(found, key=_order)
 

@@ -74,6 +74,21 @@ def covers(wider: Destination, to: Destination) -> bool:
     )
 
 
+def touches(one: Destination, other: Destination) -> bool:
+    """Whether there is a destination that both name."""
+    return (
+        one.protocol == other.protocol
+        and any(
+            _inside(net, each) or _inside(each, net)
+            for net in one.networks
+            for each in other.networks
+        )
+        and any(
+            low <= last and first <= high for low, high in one.ports for first, last in other.ports
+        )
+    )
+
+
 def _inside(net: IPNetwork, other: IPNetwork) -> bool:
     if isinstance(net, ipaddress.IPv4Network):
         return isinstance(other, ipaddress.IPv4Network) and net.subnet_of(other)

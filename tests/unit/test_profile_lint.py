@@ -3,19 +3,28 @@
 
 from __future__ import annotations
 
+import os
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 
 from monitor.profile.lint import Finding, lint
+from monitor.profile.lint_gates import NOTHING, Look, look
 from monitor.profile.load import parse
 from monitor.profile.variables import Variables
 
 VARIABLES = Variables("/home/u/w", "/home/u", "s", 1000)
 
 
+SCRIPT, TWICE = "/usr/bin/a-script", "/usr/bin/perl"
+LOOKS = defaultdict(lambda: NOTHING, {SCRIPT: Look(1, True), TWICE: Look(2, False)})
+
+
 def findings(*texts: str, missing: str | None = None) -> list[Finding]:
     profiles = tuple(parse(f"name: p{i}\n{text}", f"p{i}") for i, text in enumerate(texts))
     exists, is_folder = (lambda path: path != missing), (lambda path: False)
-    return lint(profiles, VARIABLES, exists, is_folder)
+    return lint(profiles, VARIABLES, exists, is_folder, LOOKS.__getitem__)
 
 
 def found(*texts: str) -> set[tuple[str, str]]:
@@ -164,6 +173,7 @@ def test_the_worst_comes_first_and_nothing_twice() -> None:
     assert len(once) == len(set(once))
 
 
+RUNS = "files: {execute: [/usr/**]}"
 RUNS_COPIES = "files: {read: [/usr/**, /w/**], write: [/w/**], execute: [/usr/**, /w/**]}"
 
 
@@ -190,6 +200,32 @@ RUNS_COPIES = "files: {read: [/usr/**, /w/**], write: [/w/**], execute: [/usr/**
             "never gives the label",
         ),
         ("limits: {on_budget: ask}", "limits.on_budget", "no budget is set"),
+        (f"{RUNS}\nexec: {{ask: [/usr/bin/git]}}", "exec.ask", "/usr/lib/git-core/git as well"),
+        (f"{RUNS}\nexec: {{ask: [{TWICE}]}}", "exec.ask", "other names"),
+        (f"{RUNS}\nexec: {{deny: [{{path: {TWICE}, args: [-e]}}]}}", "exec.deny", "other names"),
+        (f"{RUNS}\nexec: {{deny: [{SCRIPT}]}}", "exec.deny", "gives it to its interpreter"),
+        (f"{RUNS}\nexec: {{ask: [{SCRIPT}]}}", "exec.ask", "gives it to its interpreter"),
+        (
+            f"{RUNS}\nlabels: {{a: {{exec: [{SCRIPT}], then: {{ask: everywhere}}}}}}",
+            "labels.a.exec",
+            "gives it to its interpreter",
+        ),
+        (
+            f"{RUNS}\nlabels: {{a: {{exec: [/x], then: {{exec: {{deny: [{TWICE}]}}}}}}}}",
+            "labels.a.then.exec.deny",
+            "other names",
+        ),
+        (
+            "labels: {a: {connect: ['10.0.0.1:1'], then: {ask: everywhere}}}",
+            "labels.a.connect",
+            "never gives the label",
+        ),
+        (
+            "network: {connect: ['10.0.0.0/8:443']}\nfiles: {read: [/x]}\n"
+            "labels: {a: {files: [/x], then: {network: {only: ['11.0.0.0/8:443']}}}}",
+            "labels.a.then.network.only",
+            "leaves nothing",
+        ),
     ],
 )
 def test_doubts_about_what_waits(text: str, key: str, says: str) -> None:
@@ -203,10 +239,33 @@ def test_doubts_about_what_waits(text: str, key: str, says: str) -> None:
         "files: {read: [/a/**], ask: ['/a/*.key', '/a/**/x']}",
         "network: {ask: ['10.0.0.1:443'], deny: ['10.0.0.0/8:80']}",
         f"{RUNS_COPIES}\nexec: {{ask: [{{path: /usr/bin/git, sha256: true}}]}}",
-        "files: {read: [/usr/**], execute: [/usr/**]}\nexec: {ask: [/usr/bin/git]}",
+        "files: {read: [/usr/**], execute: [/usr/**]}\nexec: {ask: [/usr/bin/rm]}",
+        "files: {execute: [/usr/bin/**]}\nexec: {ask: [/usr/bin/git]}",
+        f"{RUNS}\nexec: {{ask: [{{path: {TWICE}, sha256: true}}], deny: [{TWICE}]}}",
+        f"{RUNS}\nexec: {{ask: ['/usr/bin/a-*']}}",
         "limits: {execs_per_minute: 9, on_budget: ask}",
     ],
 )
 def test_no_doubts_where_they_hold(text: str) -> None:
-    keys = {"files.ask", "network.ask", "exec.ask", "limits.on_budget"}
+    keys = {"files.ask", "network.ask", "exec.ask", "exec.deny", "limits.on_budget"}
     assert [each for each in findings(text) if each.key in keys] == []
+
+
+def test_destinations_of_labels_that_touch_what_is_allowed() -> None:
+    text = (
+        "network: {connect: ['10.20.0.0/16:5432'], ask: ['any:443'], unix: [/run/own/x]}\n"
+        "labels: {a: {connect: ['10.20.7.0/24:*'], then: {network: {only: ['10.0.0.0/8:*']}}}}"
+    )
+    (said,) = [each for each in findings(text) if each.key.startswith("labels.")]
+    assert (said.level, said.key) == ("note", "labels.a.then.network")
+    assert "unix sockets stay" in said.message
+
+
+def test_looks_at_files_and_at_nothing_else(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("#!/bin/sh\n")
+    (tmp_path / "other").hardlink_to(script)
+    os.mkfifo(tmp_path / "fifo")
+    assert look(str(script)) == Look(2, True)
+    for name in ("fifo", "absent", "", "a\0b", "\udcff"):
+        assert look(str(tmp_path / name)) == NOTHING
