@@ -212,6 +212,9 @@ static __always_inline void restore6(struct bpf_sock_addr *ctx)
 #define RI_IP6_SOURCE 8		/* uapi/linux/ipv6.h */
 #define RI_IP6_SIZE 40
 #define RI_IP6_NEXT 6
+#define RI_TCP_FLAGS 13		/* the byte of struct tcphdr that holds SYN, uapi/linux/tcp.h */
+#define RI_TCP_SYN 2
+#define RI_TCP_ACK 16
 
 /*
  * One more question; false: too many. What one session sends must leave room in the resolver's
@@ -247,8 +250,10 @@ static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 	struct ri_flow_key key = {};
 	struct ri_flow flow = { .cgroup = cgroup };
 	u32 address[8] = {};	/* source, destination */
+	u32 transport = RI_IP6_SIZE;
+	u8 protocol = 0, flags = 0;
+	bool begins = true;
 	u16 ports[2] = {};
-	u8 protocol = 0;
 
 	if (!to || !to->port4)
 		return true;
@@ -258,6 +263,7 @@ static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 		    bpf_skb_load_bytes(skb, RI_IP4_PROTOCOL, &protocol, 1) ||
 		    bpf_skb_load_bytes(skb, RI_IP4_SIZE, ports, 4) || ports[1] != to->port4)
 			return true;
+		transport = RI_IP4_SIZE;
 		key.address[10] = 0xff;
 		key.address[11] = 0xff;
 		__builtin_memcpy(key.address + 12, address, 4);
@@ -272,8 +278,15 @@ static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 	if (protocol != RI_UDP && protocol != RI_TCP)
 		return true;
 	flow.time = bpf_ktime_get_boot_ns();
-	/* A connection limits itself: its next question is read when the last was answered. */
-	if (protocol == RI_UDP && (skb->len > RI_QUESTION_SIZE || !may_ask(cgroup, flow.time)))
+	/* Of a connection its beginning counts: the resolver reads one question after the other. */
+	if (protocol == RI_TCP) {
+		if (bpf_skb_load_bytes(skb, transport + RI_TCP_FLAGS, &flags, 1))
+			return false;
+		begins = (flags & (RI_TCP_SYN | RI_TCP_ACK)) == RI_TCP_SYN;
+	} else if (skb->len > RI_QUESTION_SIZE) {
+		return false;
+	}
+	if (begins && !may_ask(cgroup, flow.time))
 		return false;
 	key.port = ports[0];
 	key.protocol = protocol;

@@ -489,6 +489,38 @@ def test_a_flood_of_one_session_does_not_silence_another(
     assert len(causes) < 2000
 
 
+def test_a_flood_over_connections_does_not_either(redirect: Redirect, running: Running) -> None:
+    loud, quiet = redirect.session(), redirect.session()
+    running.govern(loud, "loud", f"{NAME}:443")
+    running.govern(quiet, "quiet", f"{NAME}:443")
+
+    def flood() -> None:
+        message = question("x.evil.example")
+        many = (struct.pack(">H", len(message)) + message) * 500
+        held: list[socket.socket] = []
+        while True:
+            with suppress(OSError):
+                held.append(sock(socket.AF_INET, socket.SOCK_STREAM))
+                held[-1].connect((SERVER4, 53))
+                held[-1].setblocking(False)
+            for each in held:
+                with suppress(OSError):
+                    each.send(many)
+            del held[:-40]
+
+    def ask() -> int:
+        return sum(unconnected(socket.AF_INET, SERVER4)[0] == [PUBLIC] for _number in range(60))
+
+    flooding = [Inside(loud, flood) for _number in range(2)]
+    try:
+        assert inside(quiet, ask) == 60
+        assert inside(quiet, lambda: stream(socket.AF_INET, SERVER4)[0]) == [PUBLIC]
+    finally:
+        for each in flooding:
+            os.kill(each.pid, signal.SIGKILL)
+            each.reap()
+
+
 def test_questions_are_small(session: Cgroup) -> None:
     def ask() -> int:
         with sock(socket.AF_INET) as asking:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from monitor.resolver.addresses import Address, is_public
 from monitor.resolver.book import Book, Row
 from monitor.resolver.decision import NameTable, Permission, judge
+from monitor.resolver.hosts import admitted, parse_hosts
 from monitor.resolver.names import parse
 from monitor.resolver.replies import Admission
 
@@ -111,6 +112,32 @@ def test_there_is_an_end_to_addresses() -> None:
         book.admit([two, three], 0.0)
     assert len(book) == 1
     book.admit([one, two], 0.0)
+
+
+HOSTS = """
+127.0.0.1 localhost  # the host itself
+10.0.0.5	DB.corp.example db bad_name
+fd00::5 db
+10.0.0.6 db
+nonsense db
+10.0.0.7
+"""
+
+
+def test_the_hosts_own_names_are_admitted_where_they_are_listed() -> None:
+    hosts = parse_hosts(HOSTS)
+    assert {name: [str(each) for each in found] for name, found in hosts.items()} == {
+        "localhost": ["127.0.0.1"],
+        "db.corp.example": ["10.0.0.5"],
+        "db": ["10.0.0.5", "fd00::5", "10.0.0.6"],
+    }
+    found = admitted(hosts, tables(["db:5432", "localhost:80"], ["db:*", "*.corp.example:1"]), 9)
+    assert [(each.name, str(each.address), each.ttl) for each in found] == [
+        ("db", "10.0.0.5", 9),
+        ("db", "fd00::5", 9),
+        ("db", "10.0.0.6", 9),
+    ]
+    assert found[0].permission.ports() == {6: ((5432, 5432),)}
 
 
 @dataclass(frozen=True)

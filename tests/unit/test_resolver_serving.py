@@ -18,6 +18,7 @@ import dns.message
 import dns.rcode
 import pytest
 
+from monitor.daemon.resolver import resolver as resolving
 from monitor.daemon.resolver import server as serving
 from monitor.daemon.resolver.asking import MOST_FOREIGN, Asker, Patience
 from monitor.daemon.resolver.resolver import Peer, Resolution, Resolver, Settings
@@ -503,6 +504,25 @@ def test_questions_a_second_are_limited_for_each_session(case: Case) -> None:
     case.around.session = "s-2"
     case.resolver.govern("s-2", [[case.rule("api.example.org:443")]])
     assert case.told("api.example.org") == [PUBLIC]
+
+
+def test_a_connection_that_asks_too_much_waits(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolving, "RATE_SECONDS", 0.2)
+    case.now = 5.0
+    case.make(limits=Limits(per_second=1, at_once=1))
+    assert case.told("api.example.org", datagram=False) == [PUBLIC]
+    began = time.monotonic()
+    assert case.told("api.example.org", datagram=False) == "REFUSED"
+    assert time.monotonic() - began >= 0.2
+
+
+def test_broken_questions_count_too(case: Case) -> None:
+    case.now = 5.0
+    case.make(limits=Limits(per_second=1, at_once=2))
+    peer = Peer(socket.IPPROTO_UDP, "127.0.0.1", 4)
+    for _number in range(9):
+        assert asyncio.run(case.resolver.answer(question("a.b") + b"!", peer, True)) is not None
+    assert case.around.causes == [Cause.MALFORMED, Cause.MALFORMED, Cause.RATE]
 
 
 def test_bytes_that_wildcards_let_choose_are_limited(case: Case) -> None:

@@ -30,6 +30,8 @@ from monitor.resolver.wire import (
     write_reply,
 )
 
+RATE_SECONDS = 1.0  # a connection that asked too much waits for its refusal
+
 
 @dataclass(frozen=True, slots=True)
 class Peer:
@@ -165,16 +167,14 @@ class Resolver:
         if session is None:
             self._record_once(resolution)
             return None
-        if query.error:
-            resolution.cause, resolution.rcode = Cause.MALFORMED, query.error
-            self._hooks.record(resolution)
-            return write_reply(query, query.error)
         reply = await self._reply(session, query, resolution)
         resolution.seconds = self._clock() - began
-        if resolution.cause is Cause.RATE:
-            self._record_once(resolution)
-        else:
+        if resolution.cause is not Cause.RATE:
             self._hooks.record(resolution)
+        else:
+            self._record_once(resolution)
+            if not datagram:
+                await asyncio.sleep(RATE_SECONDS)  # whoever sends on and on is read slowly
         room = query.room if datagram else None
         return write_reply(query, reply.rcode, reply.records, reply.ttl, room)
 
@@ -198,6 +198,8 @@ class Resolver:
             raise _Refused(Cause.UNLISTED, REFUSED)
         if not known.meter.question(self._clock()):
             raise _Refused(Cause.RATE, REFUSED)
+        if query.error:
+            raise _Refused(Cause.MALFORMED, query.error)
         permission = self._judge(session, query)
         resolution.rules = tuple(tuple(rule.rule for rule in link) for link in permission.links)
         answer, resolution.cached = await self._upstream(known, permission, query.kind)
