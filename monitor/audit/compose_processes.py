@@ -6,11 +6,19 @@ from __future__ import annotations
 from typing import Any
 
 from monitor.audit import objects
-from monitor.audit.subject import Finding, Subject, because, on_file, text_of
-from monitor.policy.action import Mechanism, Verb, Verdict
-from monitor.wire.events import ExecEvent, ExitEvent, ForkEvent
+from monitor.audit.subject import Finding, Subject, because, on, on_file, text_of
+from monitor.policy.action import ExecAction, Mechanism, Verb, Verdict
+from monitor.wire.events import DenyCause, ExecEvent, ExitEvent, ForkEvent
 
 NOT_GOVERNED = "no rule governs it"
+# Why a program that started was killed before its first instruction.
+KILLED = {
+    DenyCause.NO_TICKET: (
+        "file, arguments or directory are not those that were decided on",
+        Mechanism.TICKET,
+    ),
+    DenyCause.OVER_BUDGET: ("the budget of program starts is used up", Mechanism.BUDGET),
+}
 
 
 def find_fork(subject: Subject, event: ForkEvent) -> Finding:
@@ -34,11 +42,20 @@ def find_exec(subject: Subject, event: ExecEvent) -> Finding:
     if event.truncated:
         details["argv_truncated"] = True
     verb, what = Verb.PROC_EXEC, event.path
-    decision = on_file(subject, verb, what, "")
+    if event.cause is not None:
+        reason, mechanism = KILLED[event.cause]
+        return Finding(verb, what, Verdict.KILL, reason, "", mechanism, details)
+    if subject.plan is not None and subject.plan.syscalls.notified and what.startswith("/"):
+        decision = on(subject, ExecAction(what, event.argv))
+    else:
+        decision = on_file(subject, verb, what, "")
     if decision is None:
         reason = subject.stranger if subject.plan is None else "its whole path is not known"
         return Finding(verb, what, Verdict.ALLOW, reason, "", Mechanism.NONE, details)
     rule = text_of(decision.rule)
+    if decision.verdict is Verdict.ASK:
+        reason = f"it was approved: {decision.reason}"
+        return Finding(verb, what, Verdict.ALLOW, reason, rule, Mechanism.GATE, details)
     if decision.verdict is Verdict.ALLOW:
         return Finding(
             verb, what, decision.verdict, decision.reason, rule, decision.mechanism, details

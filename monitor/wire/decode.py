@@ -318,6 +318,7 @@ class Decoder:
             truncated=bool(record.header.flags & Flag.TRUNCATED),
             device=record.device,
             inode=record.inode,
+            cause=_CAUSES[record.cause] if record.cause else None,
         )
 
 

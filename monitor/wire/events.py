@@ -65,7 +65,8 @@ class ForkEvent(Event):
 class ExecEvent(Event):
     """`path` is the file the kernel runs, `argv` what it got.
 
-    `truncated`: there was more, or none of it could be read (then `argv` is empty).
+    `truncated`: there was more, or none of it could be read (then `argv` is empty). `cause`: why it
+    was killed before it ran.
     """
 
     path: str
@@ -73,6 +74,7 @@ class ExecEvent(Event):
     truncated: bool
     device: int
     inode: int
+    cause: DenyCause | None = None
 
 
 @dataclass(frozen=True, slots=True)

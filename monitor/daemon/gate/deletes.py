@@ -54,7 +54,7 @@ def handle(calls: Calls, call: Call) -> None:
     for link, limit in limits:
         if office.authority.count(facts.numbers[link], BudgetKind.DELETES) > limit:
             verb = Verb.FILE_RENAME if renames else Verb.FILE_UNLINK
-            refuse_spent(calls, call, link, BudgetKind.DELETES, verb, path, limit)
+            refuse_spent(calls, call, link, BudgetKind.DELETES, verb, path)
             return
     calls.go_on(call)
 

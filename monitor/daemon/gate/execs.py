@@ -14,6 +14,7 @@ from functools import partial
 from hashlib import sha256
 from typing import Any
 
+from monitor.audit.budgets import spent
 from monitor.daemon.gate import starts, walk
 from monitor.daemon.gate.calls import Call, Calls
 from monitor.daemon.gate.desk import Question
@@ -225,13 +226,13 @@ def _over_budget(calls: Calls, call: Call, path: str) -> bool:
             continue
         if office.authority.usage(facts.numbers[link]).get(BudgetKind.EXECS, limit) < limit:
             continue
-        refuse_spent(calls, call, link, BudgetKind.EXECS, Verb.PROC_EXEC, path, limit)
+        refuse_spent(calls, call, link, BudgetKind.EXECS, Verb.PROC_EXEC, path)
         return True
     return False
 
 
 def refuse_spent(
-    calls: Calls, call: Call, link: int, kind: BudgetKind, verb: Verb, path: str, limit: int
+    calls: Calls, call: Call, link: int, kind: BudgetKind, verb: Verb, path: str
 ) -> None:
     """Refuse what a budget has no room for; what follows is the worker's."""
     name = kind.name.lower()
@@ -240,7 +241,7 @@ def refuse_spent(
         verb,
         path,
         Verdict.DENY,
-        f"the budget of {limit} {name} a minute is used up",
+        spent(kind, call.known.facts.policies[link].budgets),
         link=link,
         rule=f"budgets: {name}",
         mechanism=Mechanism.BUDGET,
