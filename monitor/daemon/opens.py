@@ -72,7 +72,7 @@ class Opening:
 
         `pid` is a process that lives where it will. None where nothing is to be watched. Refused.
         """
-        if not _watches(session) or not hasattr(self.context, "gates"):
+        if not _watches(session):
             return None
         try:
             files = self._make(session.id)
@@ -182,8 +182,7 @@ class Opening:
     # ------------------------------------------------------------------------------------------
 
     def _tell(self, message: dict[str, Any], descriptors: Sequence[int]) -> None:
-        gates: Any = getattr(self.context, "gates", None)
-        gates.tell(message, descriptors)
+        self.context.gates.tell(message, descriptors)
 
     def _make(self, identity: str) -> _Files:
         files = _Files(fanotify.permission_group(), fanotify.name_group(), os.memfd_create("opens"))

@@ -227,7 +227,7 @@ def test_a_flood_of_opens_lets_none_through(make: Make, tmp_path: Path) -> None:
     time.sleep(1)
     began = time.monotonic()
     (tmp_path / "plan").read_text()  # somebody else is not held up by it
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 2
     (scene.cgroup / "cgroup.kill").write_text("1")
     assert "opened" not in process.communicate(timeout=10)[0]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import socket
@@ -17,8 +18,7 @@ from typing import Any
 from monitor.daemon.gate.channel import Channel
 from monitor.daemon.gate.desk import Desk
 from monitor.daemon.gate.loop import Loop
-from monitor.daemon.gate.opens import OpensFacts
-from monitor.daemon.gate.opens_table import OpensTable
+from monitor.daemon.gate.opens import Opens, OpensFacts
 from monitor.daemon.view import viewing
 from monitor.daemon.view.request import WatchRequest
 from monitor.kernel import fanotify
@@ -122,14 +122,15 @@ class InThread:
         self._scene = scene
         self._wake, self._woken = socket.socketpair()
         self._todo: list[Any] = []
-        table = OpensTable(self.loop, self.desk, self._earn)
-        self.table = table
-        message = {"do": "opens", **scene.facts().to_json()}
-        descriptors = [os.dup(scene.group), os.dup(scene.memory)]
+        group, memory = os.dup(scene.group), os.dup(scene.memory)
         for fd in scene.stale:
             os.close(fd)
         scene.stale.clear()
-        table.take(message, descriptors)
+        # As the gate's process has them from the worker.
+        facts = OpensFacts.from_json(json.loads(json.dumps(scene.facts().to_json())))
+        self.opens = Opens(facts, group, memory, self.desk, self._earn)
+        self.opens.resume()
+        self.loop.add(self.opens)
         self.loop.add(self)
         self._thread = threading.Thread(target=self.loop.run, daemon=True)
         self._thread.start()
@@ -177,7 +178,8 @@ class InThread:
 
     def stop(self) -> None:
         """As a gate that is told to stop; what waits is refused."""
-        self.do(lambda: self.table.end("s"))
+        self.do(lambda: self.loop.remove(self.opens))
+        self.do(self.opens.close)
         self.do(self.loop.stop)
         self._end()
 
@@ -189,11 +191,11 @@ class InThread:
 
     def die(self) -> None:
         """As one that is killed: nothing is answered, its descriptors are gone."""
-        opens = self.table._opens.pop("s")  # noqa: SLF001 - what no program does to itself
+        opens = self.opens
         self.do(lambda: self.loop.remove(opens))
         self.do(self.loop.stop)
         self._end()
-        for waiting in opens._waiting.values():  # noqa: SLF001
+        for waiting in opens._waiting.values():  # noqa: SLF001 - what no program does to itself
             # The next one is in this process as well: until then nothing else gets its number.
             self._scene.stale.append(waiting.opened.fd)
             os.close(waiting.opened.pidfd)

@@ -24,8 +24,9 @@ from monitor.policy.action import Verb, Verdict
 from monitor.policy.opens import OpenKind, OpenRule, matching
 from monitor.wire.opens import SLOTS, OpensMemory, Waits
 
-# Opens of one session that wait for a person; each holds two descriptors of the gate's.
-HELD_LIMIT = 2000
+# Opens of one session that wait for a person. Each holds two descriptors of the gate's, and every
+# answer wakes all who wait (fanotify has one queue for them): more would hold up everybody else.
+HELD_LIMIT = 256
 FIRST_NUMBER = 3
 DELETED = " (deleted)"
 
