@@ -300,11 +300,11 @@ def test_a_server_without_edns_is_known() -> None:
 def test_messages_too_large_to_read_are_not() -> None:
     sent, _message = asked()
     head = HEADER.pack(7, 0x8000, 1, 65535, 0, 0) + sent.question
-    began = time.monotonic()
+    began = time.process_time()
     assert (
         read(head + b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4abcd" * 3000, sent, LIFETIMES) is Unusable.BROKEN
     )
-    assert time.monotonic() - began < 0.5
+    assert time.process_time() - began < 0.5
 
 
 def test_many_addresses_are_cut() -> None:
@@ -393,7 +393,7 @@ def test_no_message_breaks_the_reader(kind: int) -> None:
     again = query("api.example.org", dns.rdatatype.to_text(dns.rdatatype.RdataType(kind)))
     kept = 0
     for data in mutations(whole, 4000):
-        began = time.perf_counter()
+        began = time.process_time()
         found = read(data, sent, LIFETIMES)
         if isinstance(found, Answer):
             kept += 1
@@ -403,7 +403,7 @@ def test_no_message_breaks_the_reader(kind: int) -> None:
             told = {each.to_text() for part in written.answer for each in part}
             if kind in {A, AAAA}:
                 assert told == {str(each.address) for each in made.admissions}
-        assert time.perf_counter() - began < 1
+        assert time.process_time() - began < 1
     assert kept > 50
 
 
@@ -596,6 +596,6 @@ def test_one_long_name_a_thousand_times_is_not_read() -> None:
     first = long_name + b"\0\1\0\1\0\0\0\1\0\4abcd"
     rest = bytes((0xC0 | at[0], at[1])) + b"\0\1\0\1\0\0\0\1\0\4abcd"
     data = HEADER.pack(7, 0x8000, 1, 500, 0, 0) + sent.question + first + rest * 499
-    began = time.perf_counter()
+    began = time.process_time()
     assert read(data, sent, LIFETIMES) is Unusable.BROKEN
-    assert time.perf_counter() - began < 0.05
+    assert time.process_time() - began < 0.05

@@ -7,6 +7,7 @@ import asyncio
 import random
 import socket
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -39,7 +40,7 @@ from tests.support.dns import NameServer, answered, question, rrset
 
 PUBLIC, OTHER, PUBLIC6 = "93.184.216.34", "151.101.1.69", "2606:4700::1111"
 SEED = 20261125
-QUICK = Patience(one=0.3, all=1.5, rounds=2)
+QUICK = Patience(one=2.0, all=6.0, rounds=2)
 
 
 @dataclass
@@ -194,16 +195,23 @@ def test_an_ended_session_is_told_nothing(case: Case) -> None:
 
 
 def test_a_session_that_ends_while_upstream_thinks_is_told_nothing(case: Case) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
     def slow(query: dns.message.Message, tcp: bool) -> list[bytes]:
-        time.sleep(0.2)
+        asked.set()
+        answer.wait(3)
         return [case.upstream.honest(query, tcp)]
 
     case.upstream.behaviours["api.example.org"] = slow
 
     async def both(change: Callable[[], None]) -> list[str] | str:
+        asked.clear()
+        answer.clear()
         asking = asyncio.create_task(case.ask("api.example.org"))
-        await asyncio.sleep(0.05)
+        while not asked.is_set():
+            await asyncio.sleep(0.01)
         change()
+        answer.set()
         return told(await asking)
 
     assert asyncio.run(both(lambda: case.govern("b.example.org:443"))) == "NXDOMAIN"
@@ -270,6 +278,7 @@ def test_a_no_is_given_on_and_kept(case: Case) -> None:
 
 def test_an_answer_is_kept_for_its_ttl_and_never_given_stale(case: Case) -> None:
     case.now = 1000.0
+    case.make(Patience(one=0.5, all=0.5, rounds=1))
     assert case.told("api.example.org") == [PUBLIC]
     case.now = 1050.0
     reply = asyncio.run(case.ask("api.example.org"))
@@ -292,7 +301,7 @@ def test_ttl_0_is_asked_each_time_and_can_be_connected_to(case: Case) -> None:
 
 def test_the_same_question_of_many_is_asked_once(case: Case) -> None:
     def slow(query: dns.message.Message, tcp: bool) -> list[bytes]:
-        time.sleep(0.1)
+        time.sleep(0.3)
         return [case.upstream.honest(query, tcp)]
 
     case.upstream.add("zero.example.org", f"A {PUBLIC}", ttl=0)
@@ -333,7 +342,7 @@ def test_a_server_that_is_silent_or_broken_is_not_the_last(case: Case) -> None:
     garbage.behaviours["api.example.org"] = lambda query, _tcp: [
         answered(query, rrset("api.example.org.", ("A", OTHER, 9)))[:-2]
     ]
-    case.make(Patience(one=0.2, all=3, rounds=1))
+    case.make(Patience(one=0.5, all=5, rounds=1))
     assert case.told("api.example.org") == [PUBLIC]
     assert [len(each.asked) for each in case.more] == [1, 1, 1]
 
@@ -345,6 +354,7 @@ def test_a_datagram_that_is_lost_is_asked_again(case: Case) -> None:
         return [] if lost and lost.pop() else [case.upstream.honest(query, tcp)]
 
     case.upstream.behaviours["api.example.org"] = loses_one
+    case.make(Patience(one=0.5, all=5, rounds=3))
     assert case.told("api.example.org") == [PUBLIC]
 
 
@@ -364,7 +374,7 @@ def test_upstream_has_so_much_time_and_no_more(case: Case) -> None:
     case.make(Patience(one=0.2, all=0.3, rounds=9))
     began = time.monotonic()
     assert case.told("api.example.org") == "SERVFAIL"
-    assert 0.25 < time.monotonic() - began < 1
+    assert 0.25 < time.monotonic() - began < 3
 
 
 def test_a_server_that_does_not_know_edns_is_asked_without(case: Case) -> None:
@@ -538,7 +548,7 @@ def test_bytes_that_wildcards_let_choose_are_limited(case: Case) -> None:
 
 
 def test_questions_that_wait_are_limited(case: Case) -> None:
-    case.make(Patience(0.3, 0.3, 1), limits=Limits(waiting=4))
+    case.make(Patience(0.5, 0.5, 1), limits=Limits(waiting=4))
 
     async def many() -> list[list[str] | str]:
         names = [f"n{number}.example.org" for number in range(8)]
@@ -598,7 +608,7 @@ def test_it_listens(case: Case, address: str) -> None:
 
 def test_nobody_holds_all_connections(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "MOST_CONNECTIONS", 3)
-    monkeypatch.setattr(serving, "IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 1.0)
 
     async def serve() -> None:
         with ExitStack() as stack:
