@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import helptext
 from helptext import Entry, HelpText
@@ -196,8 +196,8 @@ def profile_page() -> Iterator[str]:
     yield ".SH DESCRIPTION"
     yield from paragraphs(
         "A profile is a YAML file. What it does not list is denied; an empty list denies all. A"
-        " deny rule beats an allow rule, wherever it stands. A key that is not described here is"
-        " an error with its line and column."
+        " deny rule beats an ask rule, and an ask rule an allow rule, wherever they stand. A key"
+        " that is not described here is an error with its line and column."
     )
     yield from paragraphs(_rest(model.Profile))
     yield from literal(EXAMPLE)
@@ -214,14 +214,19 @@ def profile_page() -> Iterator[str]:
             sections.append((key, section))
             yield from entries([Entry(key, f"Section, see below. {_sentence(section.__doc__)}.")])
     for key, section in sections:
-        yield f".SH SECTION {key.upper()}"
+        name = ".NAME" if get_origin(model.Profile.model_fields[key].annotation) is dict else ""
+        yield f".SH SECTION {key.upper()}{name}"
         yield from paragraphs(section.__doc__ or "")
         shown = {name: each for name, each in section.model_fields.items() if not each.exclude}
         yield from entries(Entry(name, _described(each)) for name, each in shown.items())
     yield ".SH RULES"
-    for rule in (model.PathRule, model.NetworkRule, model.UnixRule, model.ExecRule):
-        yield f".SS {_WORDS[rule.__name__]}"
+    for name, words in _WORDS.items():
+        rule = getattr(model, name)
+        yield f".SS {words}"
         yield from paragraphs(rule.__doc__ or "")
+        shown = {key: each for key, each in rule.model_fields.items() if not each.exclude}
+        if list(shown) not in (["path"], ["to"]):  # a rule that is mere text
+            yield from entries(Entry(key, _described(each)) for key, each in shown.items())
     yield ".SH VARIABLES"
     yield from entries(Entry(f"{{{name}}}", _VARIABLES[name]) for name in variables.NAMES)
     yield ".SH FILES"
@@ -234,6 +239,12 @@ _WORDS = {
     "NetworkRule": "Addresses",
     "UnixRule": "Unix sockets",
     "ExecRule": "Programs",
+    "AskPathRule": "Files that are asked about",
+    "AskNetworkRule": "Addresses that are asked about",
+    "LabelThen": "What follows from a label (then)",
+    "LabelNetwork": "What a label leaves of the network (then.network)",
+    "TimeWindow": "Times (conditions.time)",
+    "RiskRule": "Steps of a risk score (signals.risk_score)",
 }
 _VARIABLES = {
     "workspace": "the folder that `ri-exec --workspace` names, or its working directory",

@@ -179,13 +179,13 @@ class LabelSection(Model):
 
 
 class TimeWindow(Model):
-    """`days` (mon … sun) from `start` to `until` (HH:MM) in the time zone `zone`."""
+    """On `days`, from `start` to `until`, by the clock of the time zone `zone`."""
 
     days: Annotated[
         tuple[Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"], ...],
         _says("mon, tue, …; left out: every day."),
     ] = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-    start: Annotated[str, _says("HH:MM")] = "00:00"
+    start: Annotated[str, _says("HH:MM, in quotes.")] = "00:00"
     until: Annotated[str, _says("HH:MM, not in it; before `start`: on the next day.")] = "24:00"
     zone: Annotated[str, _says("Time zone: Europe/Berlin, UTC.")] = "UTC"
     position: Origin = None
@@ -206,7 +206,8 @@ class ConditionsSection(Model):
     ] = None
     memory_available: Annotated[str | None, _says("Available on the host: 512M.")] = None
     otherwise: Annotated[
-        Literal["deny", "freeze", "kill"], _says("`deny` (default), `freeze` or `kill`.")
+        Literal["deny", "freeze", "kill"],
+        _says("While something does not hold: `deny`, `freeze` or `kill`."),
     ] = "deny"
 
 
