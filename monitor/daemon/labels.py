@@ -2,9 +2,9 @@
 """Labels that sessions took on: told, recorded, and taken off by a person only.
 
 What counts is the row in the kernel's map, which the programs and the gates write before the action
-that earns a label returns. This tells everybody of it: the record, the gates, the agent's user; and
-what a label takes away of what is open is destroyed, so that programs need not wait for answers to
-packets that cannot leave.
+that earns a label returns. This tells of it: in a record, and to the agent's user. What is open and
+lost is destroyed, so that programs need not wait for answers to packets that cannot leave. Gates
+read the same map before each decision.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,6 @@ class Labels:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        # Called with every session that has a label more or less, after the kernel's row.
-        self.listeners: list[Callable[[Session], None]] = []
         self._told: set[int] = set()  # kernel ids of labels whose earning was recorded
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -127,7 +125,6 @@ class Labels:
             return
         numbers = {each.number for each in new}
         for each in self._concerned(numbers):
-            self._tell(each)
             self.context.sessions.notices.labelled(each.id, sorted(names))
             self._spawn(self._cut(each, names))
 
@@ -135,10 +132,6 @@ class Labels:
         """The sessions that are held to these labels."""
         registry = self.context.registry
         return [each for each in registry.live() if numbers & set(registry.whole(each).labels)]
-
-    def _tell(self, session: Session) -> None:
-        for listener in self.listeners:
-            listener(session)
 
     async def _cut(self, session: Session, names: frozenset[str]) -> None:
         """Destroy what is open and lost; no packet leaves it all the same."""
@@ -183,8 +176,6 @@ class Labels:
 
             await steps.run("remove", take_off)
             await self.context.opens.remark(now, [each.number for each in own])
-            for each in self._concerned({each.number for each in own}):
-                self._tell(each)
             details = {"by": by, "steps": [asdict(step) for step in steps.done]}
             self.context.recording.daemon_record(
                 now, Verb.LABEL_REMOVE, name, details, reason=why or f"removed by {by}"
