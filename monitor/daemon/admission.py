@@ -274,8 +274,12 @@ class Admission:
         ttl: int | None,
         *,
         depth: int,
+        gated: bool = False,
     ) -> tuple[str, Plan]:
-        """(digest of all profiles, plan). Refused."""
+        """(digest of all profiles, plan). Refused.
+
+        `gated`: program starts wait for the gate; those of a session that may have sub-agents do.
+        """
         from monitor.daemon.nesting import launcher
         from monitor.policy.compile import CompileError, Context
         from monitor.profile import resolve
@@ -292,6 +296,7 @@ class Admission:
                 observe=request.observe,
                 resolve=resolver,
                 launcher=launcher(self.config.socket, self.config.launch_socket) if depth else None,
+                gated=gated or depth > 0,
             )
             digest = resolve.digest(profiles)
             return digest, self._plans.compile(profiles, digest, context)

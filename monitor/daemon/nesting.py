@@ -104,7 +104,15 @@ def judge(
         name, profiles, links = _of_grant(admission, grant, blocks, request)
         until = min(until, float(grant.expires))
     depth = _depth(parent, request, grant, links)
-    digest, plan = admission.compiled(profiles, request, session, account, request.ttl, depth=depth)
+    digest, plan = admission.compiled(
+        profiles,
+        request,
+        session,
+        account,
+        request.ttl,
+        depth=depth,
+        gated=sub_agents.is_gated(parent.plan),
+    )
     if account.pw_uid == 0 and not plan.run_as_root:
         raise Refused(f"CMD would run as root, and profile {name} does not say `run_as: root`")
     try:

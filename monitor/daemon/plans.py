@@ -74,5 +74,5 @@ def _places(profiles: tuple[Profile, ...]) -> tuple[object, ...]:
 def _asked(context: Context) -> tuple[object, ...]:
     return (
         *(context.workspace, context.home, context.uid),
-        *(context.ttl, context.observe, context.launcher),
+        *(context.ttl, context.observe, context.launcher, context.gated),
     )

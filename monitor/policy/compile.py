@@ -56,7 +56,8 @@ class Context:
     """What the profiles' variables and the request say. `ttl` is in seconds.
 
     `resolve` makes a path absolute and free of symbolic links, as far as those may be trusted.
-    `launcher`: the session may have sub-agents, and this is how it gets to them.
+    `launcher`: the session may have sub-agents, and this is how it gets to them. `gated`: program
+    starts wait for the gate, whatever the rules say.
     """
 
     workspace: str
@@ -67,6 +68,7 @@ class Context:
     observe: bool
     resolve: Callable[[str], str]
     launcher: Launcher | None = None
+    gated: bool = False
 
 
 def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeatures) -> Plan:
@@ -79,7 +81,7 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
         raise CompileError("a plan needs at least one profile")
     _check_host(profiles, host, observe=context.observe)
     variables = Variables(context.workspace, context.home, context.session, context.uid)
-    gated = any(map(compile_labels.is_gated, profiles))
+    gated = context.gated or any(map(compile_labels.is_gated, profiles))
     policies = [_policy(profile, variables, context, host, gated=gated) for profile in profiles]
     if context.launcher is not None:
         policies = [sub_agents.opened(policy, context.launcher) for policy in policies]
@@ -114,7 +116,7 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
         reactions=compile_context.reactions(profiles),
         missing=missing,
     )
-    waiting = gates.notified(gates.gates(plan, sub_agents=context.launcher is not None))
+    waiting = gates.notified(gates.gates(plan, sub_agents=context.gated))
     return replace(plan, syscalls=replace(plan.syscalls, notified=waiting))
 
 

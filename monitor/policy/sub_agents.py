@@ -24,6 +24,7 @@ from monitor.policy.plan import (
     EnvironmentPlan,
     FileAccess,
     FileRule,
+    MaskKind,
     MaskRule,
     Plan,
     Policy,
@@ -120,6 +121,11 @@ def told(environment: EnvironmentPlan, launcher: Launcher | None) -> Environment
         return environment
     others = tuple(pair for pair in environment.set if pair[0] != SOCKET_VARIABLE)
     return replace(environment, set=(*others, (SOCKET_VARIABLE, launcher.api)))
+
+
+def is_gated(plan: Plan) -> bool:
+    """Whether program starts of sessions under the plan wait for the gate."""
+    return NUMBERS["execve"] in plan.syscalls.notified
 
 
 def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
@@ -239,9 +245,12 @@ def _unheld(policies: Sequence[Policy], above: Plan) -> Iterator[_Unheld]:
     everything = (*above.policies, *policies)
     granted = [each.files for each in everything]
     held = [mask for each in above.policies for mask in each.masks] if above.view else []
+    gated = is_gated(above)
     for policy in policies:
         for mask in policy.masks:
-            if _takes(mask, granted) and not any(_covers(each, mask) for each in held):
+            if not _takes(mask, granted) or any(_covers(each, mask) for each in held):
+                continue
+            if not _waits(mask, policy, granted, gated=gated):
                 message = (
                     "takes away inside what is granted, and a session inside another shares its"
                     " view: the profile above has to take it away too, or this one to grant less"
@@ -254,14 +263,31 @@ def _unheld(policies: Sequence[Policy], above: Plan) -> Iterator[_Unheld]:
         yield _Unheld(policy.profile, None, origins.error(rule.origin, message))
 
 
-def _takes(mask: MaskRule, granted: Sequence[Sequence[FileRule]]) -> bool:
-    """Whether the mask takes away what all grant; `needs_view` takes it for granted where a glob
-    begins above a granted folder.
+def _waits(
+    mask: MaskRule, policy: Policy, granted: Sequence[Sequence[FileRule]], *, gated: bool
+) -> bool:
+    """Whether the gate holds it: opens of what may only be read, and starts of programs."""
+    if mask.kind is MaskKind.HIDE:
+        return not _takes(mask, granted, FileAccess.WRITE)
+    return gated and any(
+        rule.pattern == mask.pattern and rule.verdict is Verdict.DENY and rule.arguments is None
+        for rule in policy.exec
+        if mask.kind is MaskKind.NO_EXEC and rule.outside is None
+    )
+
+
+def _takes(
+    mask: MaskRule, granted: Sequence[Sequence[FileRule]], access: FileAccess | None = None
+) -> bool:
+    """Whether the mask takes away what all grant: `access`, or anything.
+
+    `needs_view` takes it for granted where a glob begins above a granted folder.
     """
     found = pattern(mask.pattern)
+    taken = TAKEN[mask.kind] if access is None else access
     return all(
         any(
-            rule.access & TAKEN[mask.kind]
+            rule.access & taken
             and (
                 found.covers(rule.path)
                 or (
