@@ -44,7 +44,7 @@ def adopt(context: Context, kept: dict[str, int]) -> Adopted:
     orders = context.registry.revocations().values()
     revoking = {session for order in orders for session in order.sessions}
     # Frozen for a moment while its plan was changed.
-    revoking |= set(context.registry.changes())
+    revoking |= {change.session for change in context.registry.changes()}
     live = {session.id for session in context.registry.live()}
     for session in context.registry.live():
         doubt = _doubt(session, LIFELINE + session.id in kept)

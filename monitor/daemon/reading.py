@@ -6,6 +6,7 @@ Everything is read and compiled aside, in a thread; nothing here changes a sessi
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from monitor.daemon import paths
 from monitor.daemon.config import Config
 from monitor.daemon.plans import Plans
+from monitor.policy import windows
 from monitor.policy.changes import Difference
 from monitor.policy.difference import difference
 from monitor.policy.plan import HostFeatures
@@ -105,6 +107,7 @@ class Reading:
     def _found(self, catalog: Catalog, asked: Asked) -> Found | None:
         """None: it is what the session runs under."""
         from monitor.policy.compile import CompileError, Context
+        from monitor.policy.sub_agents import is_gated
         from monitor.profile import resolve
         from monitor.profile.errors import ProfileError
 
@@ -123,8 +126,11 @@ class Reading:
                 observe=old.observe,
                 resolve=paths.Resolver(),
                 launcher=self._launcher(session),
+                gated=is_gated(old) or any(policy.exec for policy in old.policies),
             )
             new = self._plans.compile(profiles, digest, context)
+            for window in itertools.chain.from_iterable(new.conditions.windows):
+                windows.zone(window.zone)
         except (ProfileError, CompileError, ValueError, OSError) as error:
             return Found(asked, "", problem=str(error))
         changes = difference(old, new)

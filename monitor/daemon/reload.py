@@ -8,6 +8,7 @@ for a moment. What cannot be used changes nothing, and is said with its place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,9 @@ from typing import TYPE_CHECKING, Any
 from monitor.daemon import cutting
 from monitor.daemon.notices import Notices
 from monitor.daemon.reading import Asked, Found, Look, Reading, Stamp
-from monitor.daemon.switching import NotSwitched, Switching
+from monitor.daemon.switching import Gone, NotSwitched, Switching
 from monitor.policy.action import Verb
-from monitor.policy.plan import Plan
-from monitor.session.registry import UnknownSession
+from monitor.session.registry import Change, UnknownSession
 from monitor.session.session import Session, State
 
 if TYPE_CHECKING:  # it is built on this module
@@ -105,21 +105,18 @@ class Reload:
             self._tell(look.problems)
             for session in asked:
                 self._looked[session.id] = stamp
-            return Reloaded(
-                tuple([await self._change(each, by) for each in look.found]), look.problems
-            )
+            done = [await self._change(each, by) for each in look.found]
+            return Reloaded(tuple(each for each in done if each is not None), look.problems)
 
     async def resume(self) -> None:
         """Finish what an earlier worker began: its rows are in force, and what was open is cut."""
-        for identity, before in self.context.registry.changes().items():
-            try:
+        changes = self.context.registry.changes()
+        for identity in dict.fromkeys(change.session for change in changes):
+            with contextlib.suppress(UnknownSession):
                 session = self.context.registry.get(identity)
-            except UnknownSession:
-                self.context.registry.end_change(identity)
-                continue
-            self.switching.let_run(session)
-            self._record(session, WATCHER, {"resumed": True})
-            await self._cut_all(session, before)
+                self.switching.let_run(session)
+                self._record(session, WATCHER, {"resumed": True})
+        await self._cut_all(changes)
 
     # ------------------------------------------------------------------------------------------
 
@@ -159,11 +156,11 @@ class Reload:
                 print(f"ri-monitord: {problem}", file=sys.stderr)
         self.problems = problems
 
-    async def _change(self, found: Found, by: str) -> Changed:
+    async def _change(self, found: Found, by: str) -> Changed | None:
+        """None: the session ended meanwhile."""
         if found.in_force is None or found.viewless is None:
             return self._unchanged(found, found.problem)
         session = found.session
-        before = self.context.registry.whole(session).plan
         try:
             goes_to = found.in_force
             try:
@@ -172,13 +169,15 @@ class Reload:
                 # All else is taken away all the same.
                 print(f"ri-monitord: session {session.id}: {error}", file=sys.stderr)
                 goes_to = found.viewless
-            changed = await self.switching.switch(session, goes_to, found.digest)
+            changed, begun = await self.switching.switch(session, goes_to, found.digest)
             await self.context.opens.change(changed)
-        except (NotSwitched, UnknownSession) as error:
+        except Gone:
+            return None
+        except NotSwitched as error:
             return self._unchanged(found, str(error))
         pending = [*goes_to.pending, *self.switching.relimit(changed)]
         self.context.sessions.conditions.look([changed])
-        cut = await self._cut(changed, before, cutting.PASSES[:1])
+        cut = sum([await self._cut(each, cutting.PASSES[:1]) for each in begun])
         details = {
             "profile": changed.profile,
             "digest": {"from": session.digest, "to": found.digest},
@@ -188,7 +187,7 @@ class Reload:
         }
         self._record(changed, by, details)
         self._notices.asked(changed.id, f"its profile {changed.profile} was changed by {by}")
-        self._soon(self._cut_all(changed, before))
+        self._soon(self._cut_all(begun))
         return Changed(found, cut, tuple(pending))
 
     def _unchanged(self, found: Found, problem: str) -> Changed:
@@ -200,23 +199,18 @@ class Reload:
             session, Verb.PROFILE_CHANGE, session.profile, {"by": by} | details
         )
 
-    async def _cut_all(self, session: Session, before: Plan) -> None:
-        """Cut in the session and those inside until nothing can be left, and then end the change.
+    async def _cut_all(self, begun: Sequence[Change]) -> None:
+        """Cut until nothing can be left, and then end the changes."""
+        for change in begun:
+            await self._cut(change, cutting.PASSES)
+            self.context.registry.end_change(change)
 
-        Those inside were judged by their own whole plans, which hold the changed links.
-        """
-        registry = self.context.registry
-        plans = registry.changes() | {session.id: before}
-        for each in (session, *registry.beneath(session.id)):
-            if each.id in plans:
-                await self._cut(each, plans[each.id], cutting.PASSES)
-                registry.end_change(each.id)
-
-    async def _cut(self, session: Session, before: Plan, passes: Sequence[float]) -> int:
+    async def _cut(self, change: Change, passes: Sequence[float]) -> int:
         try:
-            return await self.switching.cut(self.context.registry.get(session.id), before, passes)
+            session = self.context.registry.get(change.session)
+            return await self.switching.cut(session, change.before, passes)
         except UnknownSession:
             return 0
         except OSError as error:
-            print(f"ri-monitord: cannot cut session {session.id}: {error}", file=sys.stderr)
+            print(f"ri-monitord: cannot cut session {change.session}: {error}", file=sys.stderr)
             return 0

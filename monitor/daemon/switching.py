@@ -25,11 +25,15 @@ from monitor.daemon.ending import Steps
 from monitor.kernel.cgroup import Cgroup
 from monitor.policy.plan import Plan, Policy
 from monitor.policy.switch import InForce
-from monitor.session.registry import UnknownSession
+from monitor.session.registry import Change, UnknownSession
 from monitor.session.session import Session, State
 
 if TYPE_CHECKING:  # it is built on this module
     from monitor.daemon.context import Context
+
+
+class Gone(Exception):
+    """The session ended meanwhile."""
 
 
 class NotSwitched(Exception):
@@ -76,11 +80,21 @@ class Switching:
         except viewing.ViewError as error:
             raise NotSwitched(str(error)) from error
 
-    async def switch(self, session: Session, goes_to: InForce, digest: str) -> Session:
-        """The session under its new plan. NotSwitched; nothing has changed but its view then."""
+    async def switch(
+        self, session: Session, goes_to: InForce, digest: str
+    ) -> tuple[Session, list[Change]]:
+        """The session under its new plan, and what was begun, of those inside too.
+
+        Gone; NotSwitched: nothing has changed but its view.
+        """
         registry, tables = self.context.registry, self.context.tables
-        now = registry.get(session.id)
-        if now.plan != session.plan or now.state is State.ENDING:
+        try:
+            now = registry.get(session.id)
+        except UnknownSession as error:
+            raise Gone from error
+        if now.state is State.ENDING:
+            raise Gone
+        if now.plan != session.plan:
             raise NotSwitched("it changed meanwhile")
         try:
             numbers = self._numbers(now, goes_to.plan)
@@ -100,7 +114,7 @@ class Switching:
         before = {each.id: registry.whole(registry.get(each.id)).plan for each in everyone}
         old = [registry.get(each.id) for each in everyone]
         try:
-            registry.switch(everyone, before)
+            begun = registry.switch(everyone, before)
         except sqlite3.Error as error:
             raise NotSwitched(f"the state cannot be written: {error}") from error
         try:
@@ -110,10 +124,10 @@ class Switching:
                 for each in everyone:
                     self.context.gates.changed(registry.get(each.id))
         except (OSError, ValueError) as error:
-            self._back(old)
+            self._back(old, begun)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error
         tables.release(now.policies)
-        return changed
+        return changed, begun
 
     def let_run(self, session: Session) -> None:
         """Thaw a session that was stopped in the middle of its change."""
@@ -218,14 +232,15 @@ class Switching:
             if before is not None and before != number:
                 tables.carry(before, number)
 
-    def _back(self, old: Sequence[Session]) -> None:
+    def _back(self, old: Sequence[Session], begun: Sequence[Change]) -> None:
         """Undo what was written down; the old rows are all still there."""
         registry = self.context.registry
         try:
             registry.switch(old, {})
             for each in old:
                 creation.install(self.context, each)
-                registry.end_change(each.id)
+            for change in begun:
+                registry.end_change(change)
         except (OSError, ValueError, sqlite3.Error) as error:
             # The next worker puts in force what is written down.
             print(f"ri-monitord: session {old[0].id}: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,9 @@ CREATE TABLE IF NOT EXISTS sessions (
 CREATE INDEX IF NOT EXISTS sessions_by_state ON sessions (state);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS revocations (id INTEGER PRIMARY KEY, body TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS changes (session TEXT PRIMARY KEY, plan TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS changes (
+    id INTEGER PRIMARY KEY, session TEXT NOT NULL, plan TEXT NOT NULL
+);
 """
 # Of these, a change of plan or a lease writes some anew; the others have columns of their own.
 FIXED = [
@@ -84,6 +86,15 @@ NUMBERS = ("policies", "labels", "above", "above_labels")
 UPDATE = (
     "UPDATE sessions SET state = ?, hold = ?, pid = ?, ended = ?, why = ?, denied = ? WHERE id = ?"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One session that went over to another plan, from `before`; what that let be open is cut."""
+
+    number: int
+    session: str
+    before: Plan
 
 
 class UnknownSession(LookupError):
@@ -209,32 +220,38 @@ class Registry:
 
     # -- another plan --------------------------------------------------------------------------
 
-    def switch(self, sessions: Sequence[Session], before: Mapping[str, Plan]) -> None:
+    def switch(self, sessions: Sequence[Session], before: Mapping[str, Plan]) -> list[Change]:
         """Take over everything of `sessions`, their plans too, all or none; they are committed.
 
-        `before`: the whole plans that they go over from, kept until `end_change`; of several, the
-        first. sqlite3.Error: nothing has changed.
+        `before`: the whole plans that they go over from, each kept until its `end_change`.
+        sqlite3.Error: nothing has changed.
         """
+        begun = []
         with self._database as database:
             database.execute("BEGIN IMMEDIATE")
             for session in sessions:
                 self._write_body(session)
-            database.executemany(
-                "INSERT OR IGNORE INTO changes VALUES (?, ?)",
-                [(identity, plan_json.to_json(plan)) for identity, plan in before.items()],
-            )
+            for identity, plan in before.items():
+                number = database.execute(
+                    "INSERT INTO changes (session, plan) VALUES (?, ?)",
+                    (identity, plan_json.to_json(plan)),
+                ).lastrowid
+                begun.append(Change(number or 0, identity, plan))
         for session in sessions:
             self._remember(session)
+        return begun
 
-    def changes(self) -> dict[str, Plan]:
-        """Sessions whose change of plan was begun and not ended, with the plan before."""
-        rows = self._database.execute("SELECT session, plan FROM changes")
-        return {identity: plan_json.from_json(plan) for identity, plan in rows}
+    def changes(self) -> list[Change]:
+        """Changes of plan that were begun and not ended, oldest first."""
+        rows = self._database.execute("SELECT id, session, plan FROM changes ORDER BY id")
+        return [
+            Change(number, identity, plan_json.from_json(plan)) for number, identity, plan in rows
+        ]
 
-    def end_change(self, identity: str) -> None:
+    def end_change(self, change: Change) -> None:
         # One that stays is carried out again by the next worker, which changes nothing.
         with contextlib.suppress(sqlite3.Error):
-            self._database.execute("DELETE FROM changes WHERE session = ?", (identity,))
+            self._database.execute("DELETE FROM changes WHERE id = ?", (change.number,))
 
     def extend(self, session: Session) -> Session:
         """Take over another expiry; where it cannot be written, the next worker knows the old."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, User, wait_until
+from tests.support.daemon import Daemon, User, delegations_for, wait_until
 from tests.support.listening import Server, serving
 
 FILES = 'files: {read: ["/**"], execute: ["/usr/**", "/lib/**", "/lib64/**"]}\n'
@@ -22,7 +22,9 @@ import socket, sys
 kept = []
 def do(verb, word):
     if verb == "connect":
-        kept.append(socket.socket()); kept[-1].settimeout(5)
+        try: kept.append(socket.socket())
+        except OSError as error: return error.errno
+        kept[-1].settimeout(5)
         return kept[-1].connect_ex(("127.0.0.1", int(word)))
     if verb == "use":
         try: return kept[int(word)].send(b"x")
@@ -52,12 +54,16 @@ class Agent:
         )
         self.session = daemon.launched(self.process)["id"]
 
+        self.connected = 0  # how many sockets it keeps
+
     def do(self, verb: str, word: object) -> int:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{verb} {word}\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        answer = int(self.process.stdout.readline())
+        self.connected += verb == "connect"
+        return answer
 
     def end(self) -> str:
         return self.process.communicate(timeout=20)[1]
@@ -274,10 +280,11 @@ def test_without_a_view_it_is_said_that_it_waits(daemon: Daemon, user: User) -> 
     secret = user.home / "later"
     secret.write_text("x")
     secret.chmod(0o644)
-    daemon.profile("viewless", connects(1))
+    tight = connects(1).replace('"/**"', '"/usr/**", "/lib/**", "/lib64/**", "{home}/**"', 1)
+    daemon.profile("viewless", tight)
     agent = Agent(daemon, "viewless")
     (daemon.profiles / "viewless.yaml").write_text(
-        "name: viewless\n" + connects(1).replace("execute", f'deny: ["{secret}"], execute')
+        "name: viewless\n" + tight.replace("execute", f'deny: ["{secret}"], execute')
     )
     done = daemon.rictl("reload")
     assert f"! kept until it ends: viewless: files.deny: {secret}" in done.stdout
@@ -305,13 +312,18 @@ def test_a_grant_gives_no_more_than_it_did(
     daemon: Daemon, user: User, servers: tuple[Server, Server]
 ) -> None:
     one, two = servers
+    rights = delegations_for(user)
+    rights["delegations"][0]["delegate"] = {"max_ttl": "2h", "max_depth": 1}
+    daemon.write(daemon.delegations, rights)
     daemon.profile("granted", connects(one.port))
     grant = user.home / "g.grant"
-    made = daemon.rictl_as(user, "delegate", "helper", "--profile", "granted", "--ttl", "1h")
+    made = daemon.rictl_as(
+        user, "delegate", "--agent", "helper", "--profile", "granted", "--ttl", "1h"
+    )
     assert made.returncode == 0, made.stderr
     grant.write_text(made.stdout)
     os.chown(grant, user.uid, user.gid)
-    agent = Agent(daemon, None, "--grant", str(grant))
+    agent = Agent(daemon, None, "--grant", str(grant), "--agent", "helper")
     daemon.profile("granted", connects(one.port, two.port))
     reloaded(daemon)
     assert agent.do("connect", two.port) == 1
@@ -344,7 +356,7 @@ def test_only_administrators_reload(daemon: Daemon, user: User) -> None:
         assert done.returncode == 1
         assert "only root" in done.stderr
     assert daemon.request("POST", "/v1/reload", {"what": 1})[0] == 400
-    assert daemon.rictl("profile", "diff", "no-such-profile").returncode == 1
+    assert daemon.rictl("profile", "diff", "no-such-profile").returncode == 2
 
 
 def test_many_sessions_follow(daemon: Daemon, servers: tuple[Server, Server]) -> None:
