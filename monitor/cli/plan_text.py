@@ -88,7 +88,10 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "syscalls", f"{len(plan.syscalls.rules)} refused, and all from number {_unknown(plan)}"
     needed = gates(plan)
     waiting = [what for gate, what in WAITING.items() if gate in needed]
-    yield "wait for the daemon", ", ".join(waiting) or "nothing"
+    yield "held first", ", ".join(waiting) or "nothing"
+    if waiting or any(_budgets(policy) for policy in plan.policies):
+        yield from _answers(plan)
+    yield "signals", _signals(plan)
     if plan.view is None:
         yield "view", "none needed"
     else:
@@ -99,6 +102,29 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "view", ", ".join(parts) or "own mounts"
     if plan.missing:
         yield "goes without", ", ".join(plan.missing)
+
+
+def _answers(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What becomes of asks, and of what no budget has room for."""
+    asks = plan.approval
+    yield (
+        "asks",
+        f"{asks.timeout} s for an answer, {asks.per_minute} a minute;"
+        f" {asks.fallback.value} where nobody can be asked",
+    )
+    if any(_budgets(policy) for policy in plan.policies):
+        yield "budgets", f"past them: {plan.on_budget.value}"
+
+
+def _signals(plan: Plan) -> str:
+    told = plan.reactions
+    parts = [f"revoked: {told.revoked.value}", f"assurance: {told.assurance.value}"]
+    parts += [f"risk from {step.least}: {step.then.value}" for step in told.risk]
+    return ", ".join(parts)
+
+
+def _budgets(policy: Policy) -> dict[str, int]:
+    return {name: value for name, value in asdict(policy.budgets).items() if value is not None}
 
 
 def _unknown(plan: Plan) -> int:
@@ -115,7 +141,8 @@ def _policy(policy: Policy) -> Iterator[str]:
         yield "    none"
     for title, table in (("connect", policy.connect), ("bind", policy.bind)):
         yield f"  network {title}"
-        yield from _network(table, policy.rules)
+        names = [label.name for label in policy.labels]
+        yield from _network(table, policy.rules, names)
     if policy.unix:
         yield "  unix sockets"
         for unix in policy.unix:
@@ -145,7 +172,7 @@ def _gated(policy: Policy) -> Iterator[str]:
         yield from (_row(each.verdict.value, _start(each), each.origin) for each in label.rules)
         if label.ask:
             yield "    asks about every connection and program start"
-    counted = {name: value for name, value in asdict(policy.budgets).items() if value is not None}
+    counted = _budgets(policy)
     if counted:
         yield "  budgets"
         yield from (_row(name, str(value), None) for name, value in counted.items())
@@ -158,7 +185,9 @@ def _start(rule: ExecRule) -> str:
     return " ".join(words) + (" (by content)" if rule.content else "")
 
 
-def _network(table: Sequence[NetPrefix], rules: Sequence[Origin]) -> Iterator[str]:
+def _network(
+    table: Sequence[NetPrefix], rules: Sequence[Origin], labels: Sequence[str] = ()
+) -> Iterator[str]:
     if not table:
         yield "    none"
     for prefix in table:
@@ -168,7 +197,9 @@ def _network(table: Sequence[NetPrefix], rules: Sequence[Origin]) -> Iterator[st
             protocol = PROTOCOLS.get(ports.protocol, str(ports.protocol))
             origin = rules[ports.rule] if 0 <= ports.rule < len(rules) else None
             verdict = ports.verdict.value
-            yield _row(verdict, f"{_address(prefix.network)} {span}/{protocol}", origin)
+            earned = f" (label {labels[ports.label]})" if 0 <= ports.label < len(labels) else ""
+            target = f"{_address(prefix.network)} {span}/{protocol}{earned}"
+            yield _row(verdict, target, origin)
 
 
 def _address(network: str) -> str:

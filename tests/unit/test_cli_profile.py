@@ -169,6 +169,44 @@ def test_show_effective_fills_in_variables_and_names_origins(rictl: Run, tmp_pat
     assert f"{tmp_path}/catalog/small.yaml:3" in done.stdout
 
 
+WAITS = """\
+name: waits
+files: {read: [/srv/**], ask: ["/srv/*.key"]}
+exec: {ask: [{path: /usr/bin/git, args: ["...", push, "..."], sha256: true}]}
+network: {connect: ["10.20.7.0/24:5432"], ask: [{to: "10.9.0.1:443", why: out}]}
+labels:
+  seen:
+    files: [/srv/c/**]
+    connect: ["10.20.7.0/24:5432"]
+    then: {network: {only: []}, exec: {deny: [/usr/bin/nc]}, ask: everywhere}
+limits: {egress_bytes: 10M, on_budget: freeze}
+conditions: {time: [{days: [mon], start: "08:00", until: "18:00"}], load_below: 9}
+signals: {risk_score: [{at: 50, then: deny}]}
+"""
+
+
+def test_show_effective_says_what_waits_and_what_follows(rictl: Run, tmp_path: Path) -> None:
+    (tmp_path / "waits.yaml").write_text(WAITS)
+    done = rictl("show", "./waits.yaml", "--effective")
+    assert done.returncode == 0, done.stderr
+    lines = {line.partition("    #")[0] for line in done.stdout.splitlines()}
+    assert lines >= {
+        "    allow     10.20.7.0/24 5432/tcp (label seen)",
+        "    ask       10.9.0.1/32 443/tcp",
+        "    ask       /usr/bin/git ... push ... (by content)",
+        "    ask       /srv/*.key",
+        "    by open   /srv/c",
+        "    asks about every connection and program start",
+        "    egress    10485760",
+        "  mon 08:00-18:00 UTC",
+        "  load below 9",
+        "  held first program starts, connections, opens that rules name",
+        "  asks       300 s for an answer, 30 a minute; deny where nobody can be asked",
+        "  budgets    past them: freeze",
+        "  signals    revoked: kill, assurance: freeze, risk from 50: deny",
+    }
+
+
 def test_show_effective_json_is_the_plan(rictl: Run, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(GOOD)
     plan = json.loads(rictl("show", "./small.yaml", "--effective", "--json").stdout)
