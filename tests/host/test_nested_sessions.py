@@ -307,6 +307,67 @@ def test_the_launcher_is_reached_by_a_profile_that_grants_hardly_anything(
     assert (done.returncode, "denied" in done.stderr or "Permission" in done.stderr) == (126, True)
 
 
+# -- what the gate holds ---------------------------------------------------------------------------
+
+
+def test_what_may_only_be_read_is_taken_away_by_the_gate(
+    daemon: Daemon, area: Path, user: User
+) -> None:
+    daemon.profile(
+        "reads-some",
+        f"include: [base]\nfiles: {{read: [{area}/**], deny: ['{area}/**/*.key', {area}/outer]}}\n",
+    )
+    (area / "both" / "old.key").write_text("secret")
+    # The session above makes one while the sub-agent runs, and reads it itself.
+    script = 'd=$1; shift; "$@" & sleep 2; echo new > $d/both/new.key; cat $d/both/new.key; wait'
+    reads = (
+        f"cd {area}; cat both/file; cat both/old.key; cat outer/file; sleep 4; cat both/new.key;"
+        " cat inner/file"
+    )
+    command = nested(daemon, ["sh", "-c", reads], profile="reads-some")
+    done = daemon.exec("plain", ["sh", "-c", script, "sh", str(area), *command])
+    assert sorted(done.stdout.replace("both", "both ").replace("inner", "inner ").split()) == [
+        "both",
+        "inner",
+        "new",
+    ], (done.stdout, done.stderr)
+    for name in ("both/old.key", "outer/file", "both/new.key"):
+        assert f"cat: {name}: Operation not permitted" in done.stderr, done.stderr
+    daemon.settled()
+    inner = max(daemon.sessions(everything=True), key=lambda each: each["id"])
+    denied = {
+        record["object"]: record["rule"]
+        for record in daemon.records(session=inner["id"], verdict="deny", limit=1000)
+    }
+    assert "files.deny" in denied[f"{area}/both/old.key"]
+
+
+def test_programs_that_are_denied_beneath_are_denied_by_the_gate(
+    daemon: Daemon, area: Path
+) -> None:
+    daemon.profile("runs-less", "include: [base]\nexec: {deny: [/usr/bin/id]}\n")
+    inner = nested(daemon, ["sh", "-c", "/usr/bin/id -u; /usr/bin/echo ran"], profile="runs-less")
+    done = daemon.exec("plain", ["sh", "-c", 'id -un; "$@"; id -un', "sh", *inner])
+    first, *ran, last = done.stdout.split()
+    assert (first, ran) == (last, ["ran"]), (done.stdout, done.stderr)
+    assert "not permitted" in done.stderr or "denied" in done.stderr, done.stderr
+
+
+def test_an_auditor_inside_a_coding_agent(daemon: Daemon, area: Path, user: User) -> None:
+    """Two of the shipped profiles, as the howto has them."""
+    place = user.home / "work"
+    place.mkdir()
+    for name in ("notes", ".env", ".env.example"):
+        (place / name).write_text(name)
+    for path in (place, *place.iterdir()):
+        os.chown(path, user.uid, user.gid)
+    reads = "cat notes; cat .env; cat .env.example; echo changed > notes"
+    command = nested(daemon, ["sh", "-c", reads], profile="readonly-auditor")
+    script = 'cat .env.example; "$@"; cat notes'
+    done = daemon.exec("coding-agent", ["sh", "-c", script, "sh", *command], cwd=place)
+    assert done.stdout == ".env.examplenotesnotes", (done.stdout, done.stderr)
+
+
 # -- grants ----------------------------------------------------------------------------------------
 
 
