@@ -62,6 +62,7 @@ class Watcher:
         self._folders: dict[bytes, str] = {}
         self._marked: set[tuple[int, int]] = set()
         self._rows: set[InodeRow] = set()
+        self._masked = 0  # since it started; each is a mount
 
     # -- everything, as it is now --------------------------------------------------------------
 
@@ -263,7 +264,12 @@ class Watcher:
                     if denies and pattern(text).covers(path)
                 }
                 self._cover(path, denying)
-        self.counts.masked += len(live.mask(self._root, targets))
+        self._masked += len(made := live.mask(self._root, targets))
+        self.counts.masked += len(made)
+        if self._masked > self.request.mask_limit:
+            raise ViewError(
+                f"more than {self.request.mask_limit} names appeared that the rules take away"
+            )
 
     def _full(self) -> bool:
         return len(self._folders) + len(self._marked) > MARK_LIMIT - 64
