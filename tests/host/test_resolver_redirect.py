@@ -410,8 +410,47 @@ def test_go_with_its_own_resolver(session: Cgroup, resolv_conf: Path) -> None:
     )
     built = resolv_conf.parent / "look"
     subprocess.run(["go", "build", "-o", built, source], check=True, timeout=120)
-    found = run(session, resolv_conf, "env", "GODEBUG=netdns=go", str(built), NAME)
+    pure = ["env", "GODEBUG=netdns=go", str(built)]
+    found = run(session, resolv_conf, *pure, NAME)
     assert PUBLIC in found
+
+
+MUSL = {"musl-gcc": ["musl-gcc"], "zig": ["zig", "cc", "-target", "x86_64-linux-musl"]}
+LOOK = """
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <sys/socket.h>
+
+int main(int count, char **names)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *each;
+    char text[64];
+    int error = count < 2 || getaddrinfo(names[1], "443", &hints, &each);
+
+    for (; !error && each; each = each->ai_next) {
+        getnameinfo(each->ai_addr, each->ai_addrlen, text, sizeof text, 0, 0, NI_NUMERICHOST);
+        puts(text);
+    }
+    return error ? 2 : 0;
+}
+"""
+
+
+@pytest.mark.skipif(not any(map(shutil.which, MUSL)), reason="no compiler for musl is installed")
+@pytest.mark.parametrize("servers", [(SERVER4, OTHER4), (SERVER6, SERVER4)], ids=repr)
+def test_musl(session: Cgroup, resolv_conf: Path, servers: tuple[str, ...]) -> None:
+    """It asks all servers at once, from one socket."""
+    source, built = resolv_conf.parent / "look.c", resolv_conf.parent / "look"
+    source.write_text(LOOK)
+    command = next(command for name, command in MUSL.items() if shutil.which(name))
+    subprocess.run([*command, "-static", "-o", built, source], check=True, timeout=120)
+    resolv_conf.write_text("".join(f"nameserver {server}\n" for server in servers))
+    found = run(session, resolv_conf, str(built), NAME)
+    assert set(found.split()) == {PUBLIC, PUBLIC6}
+    assert run(session, resolv_conf, str(built), "evil.example") == " exit 2"
+    many = run(session, resolv_conf, str(built), "many.example.org")
+    assert len(set(many.split())) > 40  # musl keeps 48
 
 
 @pytest.mark.skipif(shutil.which("dig") is None, reason="dig is not installed")
