@@ -305,6 +305,19 @@ def test_it_dies_with_the_daemon(redirect: Redirect, sockets: Sockets) -> None:
     theirs.close()
 
 
+def test_what_cannot_be_obeyed_ends_it(redirect: Redirect, sockets: Sockets) -> None:
+    """It would go on with half of the rules; the next one is told them all."""
+    running = Process(redirect, sockets)
+    running.say(do="session", session="s-1", cgroup=5, links=[[["a.b", "sideways", [], 6, 0, 0]]])
+    assert running.process.wait(5) == 0
+    assert running.process.stderr is not None
+    said = running.process.stderr.read()
+    assert said.startswith("resolver: cannot obey ")
+    assert "Traceback" not in said
+    running.process.stderr.close()
+    running.control.close()
+
+
 def test_wrong_options_are_said_in_one_line(redirect: Redirect, sockets: Sockets) -> None:
     running = Process(redirect, sockets, "--upstream", "dns.example")
     assert running.process.wait(5) == 1

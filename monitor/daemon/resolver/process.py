@@ -128,7 +128,14 @@ class Daemon:
                 asyncio.get_running_loop().remove_reader(self._sock)
                 self.ended.set()
                 return
-            self._obey(channel.decode(data), resolver)
+            try:
+                self._obey(channel.decode(data), resolver)
+            except (ValueError, TypeError, KeyError) as error:
+                # Half of what the daemon meant may be in force: the next process is told it all.
+                print(f"resolver: cannot obey {data[:200]!a}: {error!r}", file=sys.stderr)
+                asyncio.get_running_loop().remove_reader(self._sock)
+                self.ended.set()
+                return
 
     def _obey(self, message: dict[str, Any], resolver: Resolver) -> None:
         does: dict[str, Callable[[dict[str, Any], Resolver], None]] = {
@@ -206,7 +213,9 @@ async def _follow(path: Path, asker: Asker, resolver: Resolver, upstreams: bool)
 
 
 async def _serve(options: argparse.Namespace) -> None:
-    daemon = Daemon(socket.socket(fileno=options.control), Flows(options.flows))
+    flows = Flows(options.flows)
+    flows.cgroup(Peer(socket.IPPROTO_UDP, "127.0.0.1", 1))  # raises where the kernel will not say
+    daemon = Daemon(socket.socket(fileno=options.control), flows)
     asker = Asker([parse_upstream(text) for text in options.upstream])
     settings = Settings(UNLISTED[options.unlisted], own=tuple(options.own))
     resolver = Resolver(daemon, asker, settings)

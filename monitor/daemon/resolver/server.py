@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import socket
 import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from monitor.daemon.resolver.resolver import Hooks, Peer, Resolver
+from monitor.resolver.limits import Repeats
 
 _LARGEST = 65535
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
@@ -73,6 +75,7 @@ class Server:
         self._servers: list[asyncio.Server] = []
         self._working: set[asyncio.Task[None]] = set()
         self._connections: Counter[str] = Counter()
+        self._faults = Repeats()
         self.dropped = 0  # datagrams and connections that were too many
 
     async def start(self) -> None:
@@ -112,7 +115,7 @@ class Server:
         if len(self._working) >= MOST_WORKING:
             self.dropped += 1
             return
-        task = asyncio.get_running_loop().create_task(_guarded(serve(*arguments)))
+        task = asyncio.get_running_loop().create_task(self._guarded(serve(*arguments)))
         self._working.add(task)
         task.add_done_callback(self._working.discard)
 
@@ -133,7 +136,7 @@ class Server:
             self._working.add(task)
         try:
             if peer is not None and session is not None:
-                await _guarded(self._connection(reader, writer, peer, session))
+                await self._guarded(self._connection(reader, writer, peer, session))
         finally:
             if task is not None:
                 self._working.discard(task)
@@ -168,10 +171,12 @@ class Server:
             if not self._connections[session]:
                 del self._connections[session]
 
-
-async def _guarded(work: Awaitable[None]) -> None:
-    """One question that cannot be served must not end the service."""
-    try:
-        await work
-    except Exception:
-        print(f"resolver: {traceback.format_exc()}", file=sys.stderr, flush=True)
+    async def _guarded(self, work: Awaitable[None]) -> None:
+        """One question that cannot be served must not end the service, nor many fill the journal."""
+        try:
+            await work
+        except Exception as error:
+            times = self._faults.times(type(error), time.monotonic())
+            if times:
+                said = traceback.format_exc()
+                print(f"resolver: {times} times: {said}", file=sys.stderr, flush=True)
