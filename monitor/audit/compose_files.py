@@ -35,11 +35,14 @@ HOST_REASONS = {
 OPEN_FOR_IOCTL = SyscallAction(NUMBERS["openat"], (0, 0, os.O_ACCMODE))
 _OPEN = FileOperation.OPEN
 _ALLOW = Verdict.ALLOW
+_EXECVE = NUMBERS["execve"]
 
 
-def find(subject: Subject, event: FileEvent) -> Finding:
-    """The finding on a file call, done or refused."""
+def find(subject: Subject, event: FileEvent) -> Finding | None:
+    """The finding on a file call, done or refused; None: the gate refused it and has told so."""
     operation = event.operation
+    if operation is FileOperation.EXEC and event.errno == errno.EPERM and _is_gated(subject):
+        return None
     if operation is _OPEN:
         verb = Verb.FILE_WRITE if event.write or event.created else Verb.FILE_OPEN
     else:
@@ -47,6 +50,10 @@ def find(subject: Subject, event: FileEvent) -> Finding:
     if event.errno:
         return _refused(subject, event, verb)
     return _done(subject, event, verb)
+
+
+def _is_gated(subject: Subject) -> bool:
+    return subject.plan is not None and _EXECVE in subject.plan.syscalls.notified
 
 
 def _done(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
