@@ -88,7 +88,7 @@ class Server:
                 self._servers.append(await asyncio.start_server(self._serve, sock=sock))
 
     async def stop(self) -> None:
-        """Serve nothing any more; the sockets stay open."""
+        """Serve nothing any more. What waits in the sockets stays for who holds them as well."""
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             if sock.type == socket.SOCK_DGRAM:
@@ -172,7 +172,7 @@ class Server:
                 del self._connections[session]
 
     async def _guarded(self, work: Awaitable[None]) -> None:
-        """One question that cannot be served must not end the service, nor many fill the journal."""
+        """One question that cannot be served ends no service, and many do not fill the journal."""
         try:
             await work
         except Exception as error:
