@@ -127,8 +127,9 @@ class Gates:
             status = self._process.wait()
             if not self._stopping:
                 print(f"ri-monitord: the gate ended ({status}), starting it again", file=sys.stderr)
-        for waiter in list(self._waiting.values()):
-            self._withdraw(waiter)
+        for waiter in self._waiting.values():
+            self.context.asks.detach(waiter)
+        self._waiting.clear()
         if self._stopping:
             return
         if time.monotonic() - self._since > HEALTHY_SECONDS:
