@@ -11,10 +11,10 @@
  * is not in the map is not answered.
  */
 
-/* Where the resolver listens, network order; 0: nothing is redirected. */
+/* Where the resolver listens, network order. */
 struct ri_resolver {
-	__u16 port4;		/* at 127.0.0.1 */
-	__u16 port6;		/* at ::1 */
+	__u16 port4;		/* at 127.0.0.1; 0: nothing is redirected */
+	__u16 port6;		/* at ::1; 0: what names an IPv6 server is not */
 };
 
 /* The server that a socket named last, in each family. */
@@ -91,7 +91,7 @@ static __always_inline struct ri_resolver *resolver_for(struct bpf_sock_addr *ct
 	    (ctx->protocol != RI_UDP && ctx->protocol != RI_TCP))
 		return NULL;
 	to = resolver_port();
-	return to && to->port4 && to->port6 ? to : NULL;
+	return to && to->port4 ? to : NULL;
 }
 
 enum ri_redirect {
@@ -145,7 +145,7 @@ static __always_inline int redirect6(struct bpf_sock_addr *ctx)
 	struct ri_server *server;
 	u16 port;
 
-	if (!to)
+	if (!to || (!to->port6 && !is_mapped(named)))
 		return RI_NOT_DNS;
 	server = server_of(ctx, true);
 	if (!server)

@@ -182,6 +182,16 @@ def test_without_the_redirection_nobody_answers(
     assert "93.184" not in inside(None, ask)
 
 
+def test_a_host_without_ipv6(redirect: Redirect, running: Running, session: Cgroup) -> None:
+    redirect.to(running.port4, 0)
+    try:
+        assert inside(session, lambda: connected(socket.AF_INET, SERVER4))[0] == [PUBLIC]
+        assert inside(session, lambda: connected(socket.AF_INET6, MAPPED))[0] == [PUBLIC]
+        assert inside(session, lambda: attempt(lambda: connected(socket.AF_INET6, SERVER6)))
+    finally:
+        redirect.to(running.port4, running.port6)
+
+
 def test_an_ipv4_address_on_an_ipv6_socket(session: Cgroup) -> None:
     """sendto(2) with a struct sockaddr_in, which IPv6 sockets take as well."""
     code = f"""
