@@ -53,8 +53,6 @@ class Found:
     digest: str
     difference: Difference = Difference()
     in_force: InForce | None = None
-    # The same where nothing more can be taken away in the session's view.
-    viewless: InForce | None = None
     problem: str = ""
 
     @property
@@ -135,13 +133,11 @@ class Reading:
             return Found(asked, "", problem=str(error))
         changes = difference(old, new)
         try:
-            goes_to, viewless = (
-                in_force(old, new, asked.earned, pinned=asked.pinned, view=view)
-                for view in (old.view is not None and not old.observe, False)
-            )
+            view = old.view is not None and not old.observe
+            goes_to = in_force(old, new, asked.earned, pinned=asked.pinned, view=view)
         except CannotSwitch as error:
             return Found(asked, digest, changes, problem=str(error))
-        return Found(asked, digest, changes, goes_to, viewless)
+        return Found(asked, digest, changes, goes_to)
 
     def _launcher(self, session: Session) -> Launcher | None:
         """How it gets to the launcher, where it may have sub-agents."""

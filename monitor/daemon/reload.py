@@ -115,6 +115,7 @@ class Reload:
             with contextlib.suppress(UnknownSession):
                 session = self.context.registry.get(identity)
                 self.switching.let_run(session)
+                await self.switching.files(session)
                 self._record(session, WATCHER, {"resumed": True})
         await self._cut_all(changes)
 
@@ -158,26 +159,20 @@ class Reload:
 
     async def _change(self, found: Found, by: str) -> Changed | None:
         """None: the session ended meanwhile."""
-        if found.in_force is None or found.viewless is None:
+        goes_to = found.in_force
+        if goes_to is None:
             return self._unchanged(found, found.problem)
         session = found.session
         try:
-            goes_to = found.in_force
-            try:
-                await self.switching.narrow(session, goes_to)
-            except NotSwitched as error:
-                # All else is taken away all the same.
-                print(f"ri-monitord: session {session.id}: {error}", file=sys.stderr)
-                goes_to = found.viewless
             changed, begun = await self.switching.switch(session, goes_to, found.digest)
-            await self.context.opens.change(changed)
         except Gone:
             return None
         except NotSwitched as error:
             return self._unchanged(found, str(error))
-        pending = [*goes_to.pending, *self.switching.relimit(changed)]
         self.context.sessions.conditions.look([changed])
         cut = sum([await self._cut(each, cutting.PASSES[:1]) for each in begun])
+        await self.switching.files(changed)
+        pending = [*goes_to.pending, *self.switching.relimit(changed)]
         details = {
             "profile": changed.profile,
             "digest": {"from": session.digest, "to": found.digest},

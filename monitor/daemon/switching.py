@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Takes a running session over to another plan, in an order in which nothing is ever wider.
 
-Its view is narrowed first. Then the new plan is written down, with the old one beside it until all
-is done: a worker that dies on the way leaves either, and the next one finishes. The rows of the new
-policies are written, then the session's own in one update, with those of the sessions inside; then
-what was open by the old plan alone is cut, and the old policies' rows go.
+The new plan is written down first, with the old one beside it until all is done: a worker that dies
+on the way leaves either, and the next one finishes. The rows of the new policies are written, then
+the session's own in one update, with those of the sessions inside, and the gate is told; then its
+view is narrowed, what was open by the old plan alone is cut, and the old policies' rows go.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sqlite3
@@ -30,6 +31,10 @@ from monitor.session.session import Session, State
 
 if TYPE_CHECKING:  # it is built on this module
     from monitor.daemon.context import Context
+
+
+# How long a view may take to be narrowed.
+FILES_SECONDS = 10.0
 
 
 class Gone(Exception):
@@ -65,20 +70,16 @@ class Switching:
                     found.setdefault(policy.profile, set()).add(label.name)
         return {name: frozenset(labels) for name, labels in found.items()}
 
-    async def narrow(self, session: Session, masks: InForce) -> None:
-        """Take away in the session's view what `masks` says. NotSwitched."""
-        if not masks.masks:
-            return
-        from monitor.daemon.view import viewing
-
-        plan = self.context.registry.whole(replace(session, plan=masks.plan)).plan
-        pid = next(iter(_processes(session)), None)
-        if pid is None:
-            return  # nothing runs there that could see it
+    async def files(self, session: Session) -> None:
+        """Have its view narrowed and its files watched by its plan; one that cannot be ends."""
         try:
-            await viewing.narrow(pid, plan)
-        except viewing.ViewError as error:
-            raise NotSwitched(str(error)) from error
+            async with asyncio.timeout(FILES_SECONDS):
+                await self.context.opens.change(session)
+        except (OSError, TimeoutError) as error:
+            why = str(error) or f"not done within {FILES_SECONDS:g} s"
+            if session.id in {each.id for each in self.context.registry.live()}:
+                print(f"ri-monitord: session {session.id}: its files: {why}", file=sys.stderr)
+                self.context.sessions.end_soon(session, f"its files cannot be watched: {why}")
 
     async def switch(
         self, session: Session, goes_to: InForce, digest: str
@@ -122,7 +123,8 @@ class Switching:
                 self._put(now, [each.id for each in everyone])
                 self.context.opens.tell(changed)
                 for each in everyone:
-                    self.context.gates.changed(registry.get(each.id))
+                    with contextlib.suppress(UnknownSession):
+                        self.context.gates.changed(registry.get(each.id))
         except (OSError, ValueError) as error:
             self._back(old, begun)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error

@@ -147,7 +147,7 @@ class _Worn:
         if budgets.deletes is not None and not self._notified("unlink"):
             pending.append(f"{new.profile}: limits.deletes_per_minute")
             budgets = replace(budgets, deletes=None)
-        if not self._opens():
+        if not self.view and not self._opens():
             if asks or any(each.files for each in labels):
                 pending.append(f"{new.profile}: files: asks and labels by files")
             asks = ()
