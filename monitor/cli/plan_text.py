@@ -7,7 +7,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from monitor.policy.action import Origin
+from monitor.policy.action import Origin, Verdict
 from monitor.policy.gates import Gates, gates
 from monitor.policy.plan import (
     ExecRule,
@@ -16,6 +16,7 @@ from monitor.policy.plan import (
     NetPrefix,
     Plan,
     Policy,
+    Reaction,
     SocketRule,
     TimeWindow,
 )
@@ -89,8 +90,7 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
     needed = gates(plan)
     waiting = [what for gate, what in WAITING.items() if gate in needed]
     yield "held first", ", ".join(waiting) or "nothing"
-    if waiting or any(_budgets(policy) for policy in plan.policies):
-        yield from _answers(plan)
+    yield from _answers(plan)
     yield "signals", _signals(plan)
     if plan.view is None:
         yield "view", "none needed"
@@ -106,14 +106,25 @@ def _session(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _answers(plan: Plan) -> Iterator[tuple[str, str]]:
     """What becomes of asks, and of what no budget has room for."""
-    asks = plan.approval
-    yield (
-        "asks",
-        f"{asks.timeout} s for an answer, {asks.per_minute} a minute;"
-        f" {asks.fallback.value} where nobody can be asked",
-    )
-    if any(_budgets(policy) for policy in plan.policies):
+    asks, counted = plan.approval, any(_budgets(policy) for policy in plan.policies)
+    if any(map(_may_ask, plan.policies)) or (counted and plan.on_budget is Reaction.ASK):
+        yield (
+            "asks",
+            f"{asks.timeout} s for an answer, {asks.per_minute} a minute;"
+            f" {asks.fallback.value} where nobody can be asked",
+        )
+    if counted:
         yield "budgets", f"past them: {plan.on_budget.value}"
+
+
+def _may_ask(policy: Policy) -> bool:
+    rules = [*policy.exec, *(rule for label in policy.labels for rule in label.rules)]
+    return (
+        bool(policy.asks)
+        or any(label.ask for label in policy.labels)
+        or any(rule.verdict is Verdict.ASK for rule in rules)
+        or any(ports.verdict is Verdict.ASK for each in policy.connect for ports in each.ports)
+    )
 
 
 def _signals(plan: Plan) -> str:
