@@ -42,6 +42,7 @@ from monitor.policy.syscalls import NUMBERS
 VIEW = "view"
 # The kernel holds so many policies for a session; struct ri_session.
 MOST_POLICIES = 8
+MOST_LABELS = 8
 SECTION = "sub-agents"
 SOCKET_VARIABLE = "RI_SOCKET"
 # What changes a file that may not be written: a view's read-only mounts refuse it, Landlock does
@@ -142,6 +143,12 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
         raise CompileError(
             f"{count} profiles would have to allow each action, those of the sessions above among"
             f" them; the kernel holds {MOST_POLICIES}"
+        )
+    labels = sum(len(each.labels) for each in (*above.policies, *own))
+    if labels > MOST_LABELS:
+        raise CompileError(
+            f"{labels} labels, those of the sessions above among them; the kernel holds"
+            f" {MOST_LABELS}"
         )
     if not set(plan.syscalls.notified) <= set(above.syscalls.notified):
         raise CompileError(

@@ -305,10 +305,12 @@ def test_a_frozen_or_denied_session_starts_no_sub_agent(daemon: Daemon, port: in
     inner = daemon.exec_command("talks", ["true"])
     process = daemon.spawn("talks", ["sh", "-c", 'sleep 2; "$@"', "sh", *inner])
     session = daemon.launched(process)
+    before = len(daemon.sessions(everything=True))
     assert daemon.rictl("revoke", session["id"], "--then", "deny").returncode == 0
     _output, errors = process.communicate(timeout=20)
-    assert process.returncode == 125
-    assert "cannot reach the daemon" in errors or "denied everything" in errors, errors
+    # The gate refuses to start the launcher, or the daemon to give it a session.
+    assert process.returncode in (125, 126), errors
+    assert len(daemon.sessions(everything=True)) == before
 
 
 # -- faults ----------------------------------------------------------------------------------------

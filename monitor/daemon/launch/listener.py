@@ -40,6 +40,8 @@ FAREWELL_SECONDS = 0.5
 # A refusal is recorded once in this time for each user, with the number of those before it.
 RECORD_SECONDS = 1.0
 MOST_REFUSED = 4096
+# Refused connections that are waited for at a time: each takes a descriptor.
+MOST_FAREWELLS = 64
 
 
 class Launching:
@@ -51,6 +53,7 @@ class Launching:
         # Launches under way, by the uid or the cgroup that they come from.
         self._waiting: Counter[int | str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._farewells = 0
         self._known: set[int] = set()  # uids that have been given a session
         self._refusals: dict[int | str, tuple[float, int]] = {}
 
@@ -96,7 +99,7 @@ class Launching:
             whose, most = self._whose(peer)
             if self._waiting[whose] >= most:
                 channel.refuse("too many of your launches are under way", "try again in a moment")
-                await _heard(connection)
+                await self._heard(connection)
                 return
             self._waiting[whose] += 1
             launch = Launch(self.context, channel, peer, peer.uid in self._known)
@@ -120,6 +123,16 @@ class Launching:
         if place is not None:
             return str(place), limits.per_session
         return peer.uid, math.inf if peer.uid == 0 else limits.per_user
+
+    async def _heard(self, connection: socket.socket) -> None:
+        """Wait until a refusal was read, where there is room: closing early would take it back."""
+        if self._farewells >= MOST_FAREWELLS:
+            return
+        self._farewells += 1
+        try:
+            await _heard(connection)
+        finally:
+            self._farewells -= 1
 
     async def _launch(self, launch: Launch) -> Session | None:
         """The running session; None: there is none, and nothing of it is left."""
@@ -218,7 +231,7 @@ class Launching:
 
 
 async def _heard(connection: socket.socket) -> None:
-    """Wait until the other side has read the refusal: closing on unread data would take it back."""
+    """Take what the other side has sent until it closes, or is too slow."""
     with contextlib.suppress(TimeoutError, OSError):
         async with asyncio.timeout(FAREWELL_SECONDS):
             while True:
