@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from zoneinfo import ZoneInfo
 
 from monitor.profile import hazards, network, paths, placed
 from monitor.profile.finding import Finding
@@ -65,6 +66,7 @@ def lint(
             yield from _other_ways(key, rule, rules, variables, look)
     yield from _labels(profile, rules, variables)
     yield from _budget(profile)
+    yield from _zones(profile)
 
 
 def _starts(profile: Profile) -> Iterator[tuple[str, Sequence[ExecRule]]]:
@@ -200,3 +202,12 @@ def _budget(profile: Profile) -> Iterator[Finding]:
         at = profile.places.get("limits.on_budget")
         message = "on_budget does nothing: no budget is set"
         yield Finding("warning", at, "limits.on_budget", message)
+
+
+def _zones(profile: Profile) -> Iterator[Finding]:
+    for window in profile.conditions.time if profile.conditions else ():
+        try:
+            ZoneInfo(window.zone)
+        except (KeyError, ValueError, OSError):
+            message = f"this host does not know the time zone {window.zone}: no session starts"
+            yield Finding("error", window.position, "conditions.time", message)

@@ -269,3 +269,9 @@ def test_looks_at_files_and_at_nothing_else(tmp_path: Path) -> None:
     assert look(str(script)) == Look(2, True)
     for name in ("fifo", "absent", "", "a\0b", "\udcff"):
         assert look(str(tmp_path / name)) == NOTHING
+
+
+def test_a_time_zone_that_this_host_does_not_know() -> None:
+    text = "conditions: {time: [{zone: Europe/Berlin}, {zone: Europe/Berln}, {zone: Europe}]}"
+    said = [each.message for each in findings(text) if each.level == "error"]
+    assert [message.split()[-4].rstrip(":") for message in said] == ["Europe/Berln", "Europe"]
