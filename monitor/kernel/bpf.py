@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from monitor.kernel.libc import NR_BPF, syscall
+from monitor.kernel.libc import LIBC, NR_BPF, syscall
 
 # enum bpf_cmd
 BPF_MAP_LOOKUP_ELEM = 1
@@ -44,6 +44,10 @@ BPF_CGROUP_UNIX_CONNECT = 49  # Linux kernel commit 859051dd165e (in v6.7)
 BPF_CGROUP_UNIX_SENDMSG = 50
 
 ATTR_SIZE = 144
+
+_call = ctypes.CFUNCTYPE(
+    ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long, ctypes.c_long, use_errno=True
+)(("syscall", LIBC))
 
 
 def _bpf(command: int, attributes: bytes, what: object) -> int:
@@ -182,3 +186,26 @@ class Map:
 
     def close(self) -> None:
         os.close(self.fd)
+
+
+class Rows:
+    """Look-ups in a map whose key is a u64, with all that can be made ready beforehand."""
+
+    def __init__(self, table: Map) -> None:
+        self._table = table
+        self._key = ctypes.c_uint64()
+        self._value = ctypes.create_string_buffer(table.value_size)
+        addresses = ctypes.addressof(self._key), ctypes.addressof(self._value)
+        request = struct.pack("=IxxxxQQQ", table.fd, *addresses, 0)
+        self._request = ctypes.create_string_buffer(request, ATTR_SIZE)
+        self._place = ctypes.addressof(self._request)
+
+    def read(self, key: int) -> bytes | None:
+        """The value at `key`, or None."""
+        self._key.value = key
+        if _call(NR_BPF, BPF_MAP_LOOKUP_ELEM, self._place, ATTR_SIZE) < 0:
+            error = ctypes.get_errno()
+            if error == errno.ENOENT:
+                return None
+            raise OSError(error, os.strerror(error), f"bpf lookup {self._table.name}")
+        return self._value.raw

@@ -118,3 +118,94 @@ def test_races_gain_nothing(daemon: Daemon, programs: Path, user: User, mode: st
     assert kept[lost] == 0, kept
     assert sum(kept.values()) == TRIES, kept
     assert len(kept) > 1, kept
+
+
+def test_a_shared_working_directory_gains_nothing(
+    daemon: Daemon, programs: Path, user: User
+) -> None:
+    """A rule on where arguments lead is about the directory in which the program then runs."""
+    for name in ("in", "out"):
+        folder = user.home / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "name").write_text(f"{name}\n")
+        os.chown(folder, user.uid, user.gid)
+    rule = {"path": "/usr/bin/cat", "outside": "{workspace}/in"}
+    held = write(daemon, "cat-held", **racing(daemon, programs, exec={"deny": [rule]}))
+    free = write(daemon, "cat-free", **racing(daemon, programs))
+    words = ["folder", "300", str(user.home / "in"), str(user.home / "out"), "/usr/bin/cat"]
+    won = Counter(daemon.exec(free, [programs / "races", *words]).stdout.split())
+    assert won["out"] > 0, won
+    kept = Counter(daemon.exec(held, [programs / "races", *words], timeout=200).stdout.split())
+    assert kept["out"] == 0, kept
+    # Without somebody who shares it, the rule itself.
+    script = f"cd {user.home}/in && cat name; cd {user.home}/out && cat name; echo $?"
+    assert daemon.exec(held, ["/bin/sh", "-c", script]).stdout == "in\n126\n"
+
+
+def test_every_way_to_name_a_program(daemon: Daemon, programs: Path, user: User) -> None:
+    """Links, descriptors, scripts, the loader: what counts is the file, and what it is given."""
+    deny = {"deny": [NO_SECRET, {"path": f"{programs}/bad", "args": ["..."], "sha256": True}]}
+    held = write(daemon, "ways-held", **racing(daemon, programs, exec=deny))
+    free = write(daemon, "ways-free", **racing(daemon, programs))
+    home = user.home
+    shutil.copy(programs / "bad", home / "copy")
+    script = home / "script"
+    script.write_text(f"#!{ECHO} secret\n")
+    chain = home / "chain"
+    chain.write_text(f"#!{script}\n")
+    for file in (home / "copy", script, chain):
+        file.chmod(0o755)
+        os.chown(file, user.uid, user.gid)
+    memory = (
+        "import os; f = os.memfd_create('m', 0); os.write(f, open('" + str(programs / "bad") + "',"
+        " 'rb').read()); os.execv(f'/proc/self/fd/{f}', ['m'])"
+    )
+    ways = [
+        [str(home / "copy")],
+        [str(script)],
+        [str(chain)],
+        ["/usr/bin/python3", "-c", memory],
+        ["/usr/bin/env", "-C", str(programs), "./../programs/bad"],
+        ["/usr/bin/env", "-C", "/proc/self/cwd", ECHO, "secret"],
+    ]
+    for way in ways:
+        passed = daemon.exec(free, way)
+        assert "bad" in passed.stdout or "secret" in passed.stdout, (way, passed)
+        refused = daemon.exec(held, way)
+        assert refused.returncode != 0, (way, refused)
+        assert "bad\n" not in refused.stdout and "secret" not in refused.stdout, (way, refused)
+    loader = "/lib64/ld-linux-x86-64.so.2"
+    assert daemon.exec(free, [loader, ECHO, "secret"]).stdout == "secret\n"
+    refused = daemon.exec(held, [loader, ECHO, "secret"])
+    assert (refused.returncode, refused.stdout) == (126, "")
+    # A program that runs itself again, as many do.
+    again = "import os, sys; os.execv('/proc/self/exe', ['python3', '-c', 'print(1)'])"
+    assert daemon.exec(held, ["/usr/bin/python3", "-c", again]).stdout == "1\n"
+
+
+def test_long_lists_of_arguments(daemon: Daemon, quiet: str) -> None:
+    """All of a list is compared, up to what the kernel can; longer ones are refused."""
+    code = (
+        "import subprocess, sys; n = int(sys.argv[1]);"
+        f"r = subprocess.run(['{ECHO}', *['word'] * n, sys.argv[2]], capture_output=True);"
+        "print(r.returncode, len(r.stdout))"
+    )
+
+    def tried(count: int, last: str) -> str:
+        return daemon.exec(quiet, ["/usr/bin/python3", "-c", code, str(count), last]).stdout
+
+    assert tried(20_000, "end") == f"0 {20_000 * 5 + 4}\n"
+    assert tried(20_000, "secret") != f"0 {20_000 * 5 + 7}\n"
+    assert not tried(40_000, "end").startswith("0 ")
+
+
+def test_a_parent_in_vfork(daemon: Daemon, quiet: str) -> None:
+    """posix_spawn(3) shares memory until the child has started its program."""
+    code = (
+        f"import os; p = os.posix_spawn('{ECHO}', ['echo', 'fine'], os.environ);"
+        "print(os.waitpid(p, 0)[1], flush=True)\n"
+        f"try: os.posix_spawn('{ECHO}', ['echo', 'secret'], os.environ)\n"
+        "except PermissionError: print('refused')"
+    )
+    assert daemon.exec(quiet, ["/usr/bin/python3", "-c", code]).stdout == "fine\n0\nrefused\n"

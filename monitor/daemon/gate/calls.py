@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,8 +78,6 @@ class Calls:
         self._ended = ended
         self._known: dict[str, Known] = {}
         self._held: dict[int, _Held] = {}  # by the slot of the call
-        self._poll = select.poll()
-        self._poll.register(listener.fileno(), select.POLLIN)
 
     def fileno(self) -> int:
         return self.listener.fileno()
@@ -108,14 +105,13 @@ class Calls:
             if not self.listener.is_waiting(held.call.notification):
                 del self._held[slot]
                 self.office.desk.gone(held.number)
-                self._drop(held.call)
+                self.drop(held.call)
                 held.dropped()
 
     def close(self) -> None:
         """What waits stays waiting, for the next gate or for its end."""
         for held in self._held.values():
             self.office.desk.gone(held.number)
-            held.call.task.close()
             held.dropped()
         self._held.clear()
         self.listener.close()
@@ -129,29 +125,20 @@ class Calls:
             self._begin(notification)
 
     def ready(self) -> None:
-        events = dict(self._poll.poll(0)).get(self.listener.fileno(), 0)
-        if events & select.POLLIN:
-            notification = self.listener.receive()
-            if notification is not None:
-                self._begin(notification)
-        elif events:
-            self._ended(self)
+        notification = self.listener.receive()
+        if notification is not None:
+            self._begin(notification)
+
+    def hung_up(self) -> None:
+        """Nobody wears the filter any more."""
+        self._ended(self)
 
     def _begin(self, notification: Notification) -> None:
-        try:
-            task = Task(notification.thread)
-        except OSError:
-            if self.listener.is_waiting(notification):
-                self.listener.refuse(notification, errno.EPERM)
-            else:
-                self.listener.forget(notification)
-            return
+        task = Task(notification.thread)
         call = Call(notification, task, next(iter(self._known.values())))
         try:
             known = self._session_of(task)
-            if not self.listener.is_waiting(notification):
-                self._drop(call)
-            elif known is None:
+            if known is None:
                 self.refuse(call, errno.EPERM)
             else:
                 call.known = known
@@ -178,15 +165,17 @@ class Calls:
     def _find(self, cgroup: str) -> Known | None:
         return self._known.get(cgroup) or self._known.get(cgroup.removesuffix(f"/{OWN}"))
 
+    def is_waiting(self, call: Call) -> bool:
+        """Whether what was read so far is of the process that made the call."""
+        return self.listener.is_waiting(call.notification)
+
     # -- answers -------------------------------------------------------------------------------
 
     def go_on(self, call: Call) -> bool:
-        """Let the kernel make the call."""
-        call.task.close()
+        """Let the kernel make the call; False: it waits no more."""
         return self.listener.go_on(call.notification)
 
     def refuse(self, call: Call, error: int) -> None:
-        call.task.close()
         self.listener.refuse(call.notification, error)
 
     def hold(
@@ -205,7 +194,7 @@ class Calls:
             if held is None:
                 return
             if not self.listener.is_waiting(call.notification):
-                self._drop(call)
+                self.drop(call)
                 dropped()
                 return
             try:
@@ -218,6 +207,6 @@ class Calls:
         number = self.office.desk.ask(call.known.facts.session, questions, done, details)
         self._held[slot] = _Held(call, number, dropped)
 
-    def _drop(self, call: Call) -> None:
-        call.task.close()
+    def drop(self, call: Call) -> None:
+        """The call waits no more."""
         self.listener.forget(call.notification)

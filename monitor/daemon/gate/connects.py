@@ -57,8 +57,10 @@ def handle(calls: Calls, call: Call) -> None:
             asking.append((link, number, policy, ports))
     if not asking:
         calls.go_on(call)
-        return
-    _ask(calls, call, address, port, protocol, asking)
+    elif calls.is_waiting(call):
+        _ask(calls, call, address, port, protocol, asking)
+    else:
+        calls.drop(call)
 
 
 def _ask(
@@ -135,7 +137,7 @@ def _protocol(call: Call) -> int:
 
 
 def _policies(facts: Facts, earned: frozenset[int]) -> Iterator[tuple[int, int, Policy]]:
-    """(link, the kernel's id, policy) of each that must allow: of links, and of labels that count."""
+    """(link, the kernel's id, policy) of each that must allow; labels that count bring some."""
     yield from zip(range(len(facts.policies)), facts.numbers, facts.policies, strict=False)
     index = 0
     for link, policy in enumerate(facts.policies):

@@ -51,6 +51,9 @@ def handle(calls: Calls, call: Call) -> None:
     if renames and not _exists(calls, call, path):
         calls.go_on(call)
         return
+    if not calls.is_waiting(call):
+        calls.drop(call)
+        return
     for link, limit in limits:
         if office.authority.count(facts.numbers[link], BudgetKind.DELETES) > limit:
             verb = Verb.FILE_RENAME if renames else Verb.FILE_UNLINK

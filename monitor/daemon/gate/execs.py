@@ -38,8 +38,8 @@ NO_ROOM = "the kernel has no room for another decision"
 
 def handle(calls: Calls, call: Call) -> None:
     """Decide on a program start."""
-    calls.office.tickets.withdraw(call.task.group)
     try:
+        calls.office.tickets.withdraw(call.task.group)
         start = _find(calls, call)
     except TooLongError:
         _deny(calls, call, _path(call), (), TOO_LONG)
@@ -49,7 +49,10 @@ def handle(calls: Calls, call: Call) -> None:
         calls.go_on(call)
         return
     try:
-        _decide(calls, call, start, {})
+        if calls.is_waiting(call):
+            _decide(calls, call, start, {})
+        else:
+            calls.drop(call)
     finally:
         start.close()
 
@@ -136,12 +139,7 @@ def _allow(calls: Calls, call: Call, start: Start, judgement: Judgement, said: s
         office.earn(facts, index, f"started {name}", task.group)
     compared = 0
     if judgement.arguments_matter or said:
-        folder = os.open(f"/proc/{task.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
-        try:
-            place = office.images.read(folder)
-        finally:
-            os.close(folder)
-        compared = office.tickets.hash(last.arguments, place.device, place.inode)
+        compared = office.tickets.hash(last.arguments, *office.images.place(task))
         if not compared:
             _deny(calls, call, name, _shown(start.steps[0].arguments), TOO_LONG)
             return

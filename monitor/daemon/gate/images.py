@@ -11,6 +11,8 @@ import stat
 import struct
 from dataclasses import dataclass
 
+from monitor.daemon.gate.task import Task
+
 HEADER_BYTES = 256  # linux/binfmts.h: BINPRM_BUF_SIZE
 REMEMBERED = 4096
 BLANKS = b" \t"
@@ -61,9 +63,20 @@ class Images:
         image = _read(f"/proc/self/fd/{descriptor}", device, inode)
         if len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
-        if self._plain.issuperset({found.st_dev}):
+        if found.st_dev in self._plain:
             self._known[key] = image
         return image
+
+    def place(self, task: Task) -> tuple[int, int]:
+        """(device, inode) of a task's working directory, as the kernel has them. OSError."""
+        found = task.place()
+        if found.st_dev in self._plain:
+            return kernel_device(os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino
+        descriptor = os.open(f"/proc/{task.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
+        try:
+            return self._identity(descriptor, os.fstat(descriptor))
+        finally:
+            os.close(descriptor)
 
     def _identity(self, descriptor: int, found: os.stat_result) -> tuple[int, int]:
         shown = kernel_device(os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino

@@ -25,7 +25,10 @@ class Source(Protocol):
     def fileno(self) -> int: ...
 
     def ready(self) -> None:
-        """It is readable, or was hung up. Must not wait; what is left brings it here again."""
+        """It is readable, or was hung up. Must not wait; what is left brings it here again.
+
+        A source that has `hung_up` is told by that where there is nothing left to read.
+        """
 
 
 class Loop:
@@ -72,11 +75,12 @@ class Loop:
             wait = IDLE_SECONDS
             if self._due:
                 wait = max(0.0, self._due[0][0] - time.monotonic())
-            for number, _events in self._poll.poll(wait):
+            for number, events in self._poll.poll(wait):
                 # One that was asked before may have taken this one out.
                 source = self._sources.get(number)
                 if source is not None:
-                    self._do(source.ready)
+                    over = None if events & select.EPOLLIN else getattr(source, "hung_up", None)
+                    self._do(over or source.ready)
             while self._due and self._due[0][0] <= time.monotonic():
                 self._do(heapq.heappop(self._due)[2])
 

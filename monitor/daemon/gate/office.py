@@ -14,7 +14,7 @@ from monitor.daemon.gate.images import Images
 from monitor.daemon.gate.tickets import Tickets
 from monitor.daemon.probes import pins
 from monitor.daemon.probes.authority import Authority
-from monitor.kernel.bpf import Map
+from monitor.kernel.bpf import Map, Rows
 from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.policy.plan import Label
 from monitor.wire.layout import SessionFlag
@@ -22,7 +22,6 @@ from monitor.wire.layout import SessionFlag
 if TYPE_CHECKING:
     from monitor.daemon.gate.calls import Calls
 
-_U64 = struct.Struct("=Q")
 _ROW = struct.Struct("=QI")  # the beginning of struct ri_session
 
 
@@ -38,7 +37,7 @@ class Office:
         self.tickets = Tickets(instance, self.authority)
         self.images = Images()
         self.contents = Contents()
-        self._sessions = Map.pinned(pins.current(instance) / "sessions")
+        self._sessions = Rows(Map.pinned(pins.current(instance) / "sessions"))
         self._inner: set[int] = set()  # ids of Calls objects with sessions inside
 
     # -- sessions ------------------------------------------------------------------------------
@@ -55,7 +54,7 @@ class Office:
 
     def shut(self, facts: Facts) -> str:
         """Why nothing is allowed to this session now; "" where that is not so."""
-        data = self._sessions.lookup(_U64.pack(facts.cgroup_id))
+        data = self._sessions.read(facts.cgroup_id)
         if data is None:
             return "the session has ended"
         expires, flags = _ROW.unpack_from(data)

@@ -24,6 +24,7 @@ from monitor.policy.plan import ExecRule, Policy
 
 MOST_STEPS = 6  # fs/exec.c: after so many interpreters it gives up
 JUDGEMENTS = 4096
+UNKNOWN = Image(0, 0, regular=False)
 STRENGTH = {Verdict.ALLOW: 0, Verdict.ASK: 1, Verdict.DENY: 2}
 
 
@@ -62,20 +63,24 @@ def find(
     steps: list[Step] = []
     try:
         for _step in range(MOST_STEPS):
-            here = first if first >= 0 else walk.resolve(task, root, path)
-            first = -1
-            steps.append(Step("", Image(0, 0, regular=False), arguments, here))
+            if first >= 0:
+                here, name = first, walk.name_of(first)
+                first = -1
+            else:
+                here, name = walk.named(task, root, path)
+            steps.append(Step(name, UNKNOWN, arguments, here))
             image = images.read(here)
-            steps[-1] = Step(walk.name_of(here), image, arguments, here)
+            steps[-1] = Step(name, image, arguments, here)
             if image.interpreter is None:
                 return Start(steps)
             option = [] if image.option is None else [image.option]
             arguments = [image.interpreter, *option, path, *arguments[1:]]
             path = image.interpreter
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     except BaseException:
         Start(steps).close()
         raise
+    Start(steps).close()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
 
 
 class Judge:
@@ -84,8 +89,11 @@ class Judge:
     def __init__(self, facts: Facts, root: int, contents: Contents) -> None:
         self.policies = facts.policies
         self._root = root
-        rules = [rule for policy in facts.policies for rule in _rules(policy) if rule.content]
-        self._watched = Watched(rules, root, contents) if rules else None
+        rules = [rule for policy in facts.policies for rule in _rules(policy)]
+        alike = [rule for rule in rules if rule.content]
+        self._watched = Watched(alike, root, contents) if alike else None
+        # Only such rules look at where the caller is.
+        self._outside = any(rule.outside is not None for rule in rules)
         self._known: dict[tuple[str, frozenset[int]], Judgement] = {}
 
     @property
@@ -118,7 +126,7 @@ class Judge:
         program = Program(
             step.path,
             tuple(os.fsdecode(each) for each in step.arguments),
-            task.folder,
+            task.folder if self._outside else "/",
             partial(self._resolve, task),
             partial(self._same, step.descriptor),
         )

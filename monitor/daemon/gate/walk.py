@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
 import stat
 import struct
 
@@ -19,10 +20,14 @@ from monitor.kernel.libc import LIBC
 
 # asm/unistd_64.h, uapi/linux/openat2.h
 NR_OPENAT2 = 437
+RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 MOST_LINKS = 40  # linux/namei.h: MAXSYMLINKS
 PROC = "/proc"
 _HOW = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT)
+_STRAIGHT = struct.pack("=QQQ", os.O_PATH | os.O_CLOEXEC, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS)
+# What a path that is its own name has nowhere in it.
+_CROOKED = re.compile(rb"//|/\.{1,2}(/|$)|/$")
 _openat2 = ctypes.CFUNCTYPE(
     ctypes.c_long,
     ctypes.c_long,
@@ -51,6 +56,16 @@ def resolve(task: Task, root: int, path: bytes, folder: bytes | None = None) -> 
     if error not in (errno.ELOOP, errno.EXDEV, errno.EAGAIN):
         raise OSError(error, os.strerror(error), os.fsdecode(path))
     return _walk(task, root, path)
+
+
+def named(task: Task, root: int, path: bytes) -> tuple[int, str]:
+    """(a descriptor as of `resolve`, the name that it has without links)."""
+    if path.startswith(b"/") and not _CROOKED.search(path):
+        found = _openat2(NR_OPENAT2, root, path, _STRAIGHT, len(_STRAIGHT))
+        if found >= 0:
+            return int(found), os.fsdecode(path)
+    descriptor = resolve(task, root, path)
+    return descriptor, name_of(descriptor)
 
 
 def name_of(descriptor: int) -> str:
