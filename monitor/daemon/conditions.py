@@ -114,6 +114,8 @@ class Conditions:
         """The session has ended."""
         self._unmet.pop(identity, None)
         self._well.pop(identity, None)
+        for kind in Kind:
+            self.standing.drop(f"session:{identity}", kind)
 
     def _look(self, session: Session) -> None:
         unmet, closes = self._judge(session)
