@@ -16,7 +16,6 @@ from monitor.policy.plan import (
 )
 from monitor.profile import durations
 from monitor.profile.model import (
-    ConditionsSection,
     LimitsSection,
     NetworkSection,
     Profile,
@@ -92,19 +91,27 @@ def _rising(steps: dict[int, Reaction]) -> tuple[RiskStep, ...]:
 
 
 def approval(profiles: Sequence[Profile]) -> Approval:
-    """How asks are treated; nobody to ask means no, unless every profile that asks says yes."""
-    limits = [profile.limits or LimitsSection() for profile in profiles]
+    """How asks are treated; nobody to ask means no, unless every profile that asks says yes.
+
+    One that asks and does not say how long or how often means the usual.
+    """
     asking = [profile for profile in profiles if asks(profile)]
     yes = bool(asking) and all(profile.ask_fallback == "allow" for profile in asking)
     standard = Approval()
-    timeout = _least(
-        float(durations.seconds(each.ask_timeout))
-        for each in limits
-        if each.ask_timeout is not None
-    )
-    rates = [each.asks_per_minute for each in limits if each.asks_per_minute is not None]
+    timeouts: list[int] = []
+    rates: list[int] = []
+    for profile in profiles:
+        limits = profile.limits or LimitsSection()
+        if limits.ask_timeout is not None:
+            timeouts.append(durations.seconds(limits.ask_timeout))
+        elif asks(profile):
+            timeouts.append(standard.timeout)
+        if limits.asks_per_minute is not None:
+            rates.append(limits.asks_per_minute)
+        elif asks(profile):
+            rates.append(standard.per_minute)
     return Approval(
-        timeout=standard.timeout if timeout is None else int(timeout),
+        timeout=min(timeouts, default=standard.timeout),
         fallback=Verdict.ALLOW if yes else Verdict.DENY,
         per_minute=min(rates, default=standard.per_minute),
     )

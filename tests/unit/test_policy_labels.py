@@ -138,6 +138,10 @@ def test_asks_take_the_strictest_of_all_links() -> None:
     assert plan(one, "files: {read: [/x]}").approval.fallback is Verdict.ALLOW
     both = plan(one, "exec: {ask: [/x]}\nlimits: {ask_timeout: 1m, asks_per_minute: 50}").approval
     assert (both.fallback, both.timeout, both.per_minute) == (Verdict.DENY, 60, 5)
+    usual = plan("exec: {ask: [/x]}", one.replace("2m", "9m").replace(": 5", ": 99")).approval
+    assert (usual.timeout, usual.per_minute) == (300, 30), "a further link makes none of it milder"
+    milder = plan("limits: {ask_timeout: 9m, asks_per_minute: 99}\nexec: {ask: [/x]}").approval
+    assert (milder.timeout, milder.per_minute) == (540, 99)
     assert plan("ask_fallback: allow").approval.fallback is Verdict.DENY
 
 
