@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkout import ROOT
 from tests.support.daemon import Daemon, User, delegations_for, wait_until
+from tests.support.launcher import PRELUDE
 
 DEPTH = 2
 # What each profile lists, of the three that there are of everything.
@@ -436,6 +438,49 @@ def test_a_session_of_another_depth_does_not_lend_its_own(daemon: Daemon, area: 
     done = daemon.exec("outer", [*python, str(launch)])
     assert "session" not in done.stdout.partition("refused")[0], done.stdout
     daemon.settled()
+
+
+MOVE_OUT = """
+other = Channel.connect(options.launch_socket())
+made = session()
+if os.fork() == 0:
+    os.dup2(other.connection.fileno(), 0)
+    attack = "import socket, time; time.sleep(1); s = socket.socket(fileno=0);"
+    attack += "s.send(b'child' + bytes(1)); time.sleep(5)"
+    command = ["/usr/bin/python3", "-I", "-S", "-c", attack]
+    Child(channel, *made, command, os.getppid()).run(os.pipe()[1], set())
+kept, channel = channel, other
+channel.connection.settimeout(10)
+channel.send("request", *fields(profile=b"plain"))
+answer()
+answer()
+"""
+
+
+def test_a_process_of_a_sub_agent_cannot_become_one_beside_it(daemon: Daemon) -> None:
+    """Its own child in another session, and a connection of its own there: it stays where it is."""
+    script = PRELUDE.format(root=str(ROOT), profile="inner") + MOVE_OUT
+    done = daemon.exec("outer", ["/usr/bin/python3", "-I", "-S", "-c", script])
+    first, second = done.stdout.splitlines()
+    assert first.startswith("session "), (done.stdout, done.stderr)
+    assert "is not where the launcher" in second, (done.stdout, done.stderr)
+    daemon.settled()
+
+
+def test_root_without_capabilities_has_sub_agents_too(daemon: Daemon, area: Path) -> None:
+    daemon.profile("rooted", f"include: [base]\nfiles: {{read: [{area}/**]}}\nrun_as: root\n")
+    root = User("root")
+    read = ["cat", f"{area}/both/file", "/proc/self/status"]
+    done = daemon.exec("rooted", nested(daemon, read, profile="rooted"), "--depth", "1", user=root)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("both")
+    assert "CapBnd:\t0000000000000000" in done.stdout
+    done = daemon.exec("rooted", nested(daemon, read, profile="rooted"), user=root)
+    assert done.returncode != 0
+    reason = refused(
+        daemon.exec("rooted", nested(daemon, ["true"], profile="plain"), "--depth", "1", user=root)
+    )
+    assert "does not say `run_as: root`" in reason
 
 
 def test_a_fork_bomb_of_sessions_ends_at_the_limit(user: User) -> None:
