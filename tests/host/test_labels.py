@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.daemon import Daemon, User, wait_until
+from tests.support.daemon import Daemon, User, delegations_for, wait_until
 
 EARNS, STAYS, LOST = "127.0.0.10", "127.0.0.11", "127.0.0.12"
 # Does what it is told, one word at a time: connects to a host, or sends on what is open to it.
@@ -52,9 +52,12 @@ class Hosts:
 class Agent:
     """A session that does one thing after the other."""
 
-    def __init__(self, daemon: Daemon, profile: str, port: int, *options: str) -> None:
-        command = ["/usr/bin/python3", "-I", "-c", AGENT, str(port)]
-        self.process = daemon.spawn(profile, command, *options, stdin=subprocess.PIPE)
+    def __init__(self, daemon: Daemon, profile: str, port: int, inner: str = "") -> None:
+        """`inner`: the profile of a sub-agent that does it."""
+        command: list[Any] = ["/usr/bin/python3", "-I", "-c", AGENT, str(port)]
+        if inner:
+            command = daemon.exec_command(inner, command)
+        self.process = daemon.spawn(profile, command, stdin=subprocess.PIPE)
         self.session = str(daemon.launched(self.process)["id"])
 
     def does(self, verb: str, host: str) -> str:
@@ -90,6 +93,9 @@ def network(port: int) -> str:
 @pytest.fixture(scope="module")
 def daemon(user: User, hosts: Hosts) -> Iterator[Daemon]:
     made = Daemon(user)
+    rights = delegations_for(user)
+    rights["delegations"][0]["depth"] = 1
+    made.write(made.delegations, rights)
     only = ", ".join(f"'{host}:{hosts.port}'" for host in (EARNS, STAYS))
     made.profile("plain", network(hosts.port))
     made.profile(
@@ -109,8 +115,8 @@ def daemon(user: User, hosts: Hosts) -> Iterator[Daemon]:
 def start(daemon: Daemon, hosts: Hosts) -> Iterator[Callable[..., Agent]]:
     made: list[Agent] = []
 
-    def starts(profile: str = "labelled", *options: str) -> Agent:
-        made.append(Agent(daemon, profile, hosts.port, *options))
+    def starts(profile: str = "labelled", inner: str = "") -> Agent:
+        made.append(Agent(daemon, profile, hosts.port, inner))
         return made[-1]
 
     yield starts
@@ -263,3 +269,42 @@ def test_bad_requests_change_nothing(daemon: Daemon, start: Callable[..., Agent]
     daemon.settled()
     assert labels(daemon, session)[0] == 409
     assert remove(daemon, session)[0] == 409
+
+
+# -- sub-agents -----------------------------------------------------------------------------------
+
+
+def inside(daemon: Daemon, outer: str) -> str:
+    """The session that runs in `outer`."""
+    (found,) = [each["id"] for each in daemon.sessions() if each["inside"] == outer]
+    return str(found)
+
+
+def test_a_sub_agent_has_the_labels_above_it(daemon: Daemon, start: Callable[..., Agent]) -> None:
+    agent = start("labelled", "plain")
+    assert agent.connects() == ["ok", "ok", "ok"]
+    assert agent.connects() == ["ok", "EPERM", "ok"]
+    inner = inside(daemon, agent.session)
+    assert {each["id"]: each["labels"] for each in daemon.sessions()} == {
+        agent.session: ["seen"],
+        inner: ["seen"],
+    }
+    status, body = remove(daemon, inner)
+    assert status == 404
+    assert f"take it off {agent.session}" in body["error"]
+    assert remove(daemon, agent.session)[0] == 200
+    assert agent.does("connect", LOST) == "ok"
+
+
+def test_a_label_of_a_sub_agent_is_its_own(daemon: Daemon, start: Callable[..., Agent]) -> None:
+    agent = start("plain", "labelled")
+    assert agent.connects() == ["ok", "ok", "ok"]
+    assert agent.connects() == ["ok", "EPERM", "ok"]
+    inner = inside(daemon, agent.session)
+    assert {each["id"]: each["labels"] for each in daemon.sessions()} == {
+        agent.session: [],
+        inner: ["seen"],
+    }
+    assert remove(daemon, agent.session)[0] == 404
+    assert remove(daemon, inner)[0] == 200
+    assert agent.does("connect", LOST) == "ok"
