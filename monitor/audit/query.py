@@ -17,7 +17,7 @@ class Query:
     """Filters, all of which a record must pass; None and 0 let everything pass.
 
     `session` is the whole id, `sessions` those that the asker may see, `agent` a shell glob on the
-    agent's name, `since` Unix seconds, `after` the id of the last record that is known already. Of
+    agent's id or on its name in it, `since` Unix seconds, `after` the id of the last record that is known already. Of
     what passes, the oldest `limit` records are given, or the newest (`newest`); in both cases
     oldest first.
     """
@@ -51,7 +51,11 @@ def select(query: Query) -> tuple[str, list[str | float | int]]:
             json.dumps(sorted(query.sessions)),
         )
     if query.agent is not None:
-        where("actor IN (SELECT id FROM actors WHERE agent GLOB ?)", query.agent)
+        where(
+            "actor IN (SELECT id FROM actors, (SELECT ? AS wanted)"
+            " WHERE agent GLOB wanted OR agent GLOB 'spiffe://*/agent/' || wanted)",
+            query.agent,
+        )
     if query.verdict is not None:
         where("verdict = ?", query.verdict.value)
         if query.verdict is not Verdict.ALLOW:

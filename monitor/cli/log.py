@@ -63,7 +63,10 @@ def log(
     agent: Annotated[
         str,
         typer.Option(
-            "--agent", metavar="GLOB", help="Only of agents whose id matches.", show_default=False
+            "--agent",
+            metavar="GLOB",
+            help="Only of agents whose name or id matches.",
+            show_default=False,
         ),
     ] = "",
     since: Annotated[

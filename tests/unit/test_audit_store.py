@@ -152,6 +152,7 @@ def filled(log: Store) -> Store:
         (Query(verb=Verb.FILE_OPEN), [1, 2, 3]),
         (Query(verb=Verb.NET_CONNECT), [4]),
         (Query(agent="*/agent/w*"), [3, 4]),
+        (Query(agent="w*"), [3, 4]),
         (Query(agent="spiffe://test.example/agent/coder"), [1, 2]),
         (Query(since=25.0), [3, 4, 5]),
         (Query(since=25.0, newest=True, limit=1), [5]),
