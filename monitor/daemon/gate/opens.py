@@ -19,6 +19,7 @@ from typing import Any
 
 from monitor.daemon.gate.desk import Desk, Question
 from monitor.kernel import fanotify
+from monitor.kernel.cgroup import OWN
 from monitor.kernel.fanotify import Opened
 from monitor.policy.action import Verb, Verdict
 from monitor.policy.opens import OpenKind, OpenRule, matching
@@ -305,7 +306,7 @@ class Opens:
     def _session_of(self, pid: int) -> str:
         """The innermost session that the process is in: its cgroup's name."""
         with suppress(OSError):
-            cgroup = _cgroup(pid)
+            cgroup = _cgroup(pid).removesuffix(f"/{OWN}")
             if cgroup.startswith(self.facts.cgroup + "/"):
                 return cgroup.rpartition("/")[2]
         return self.facts.session
