@@ -143,8 +143,8 @@ Action = FileAction | ExecAction | NetAction | SocketAction | UnixAction | Sysca
 class Origin:
     """Where a rule is written: `profile` is its name, `source` its file, `line` counts from 1.
 
-    `section` is the dotted key (`files.read`); `text` is the rule as the person wrote it.
-    A built-in rule of the floor has source "built in" and line 0.
+    `section` is the dotted key (`files.read`); `text` is the rule as the person wrote it, and `why`
+    what they gave as its reason. A built-in rule of the floor has source "built in" and line 0.
     """
 
     profile: str
@@ -152,6 +152,7 @@ class Origin:
     text: str
     source: str
     line: int
+    why: str = ""
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}" if self.line else self.source

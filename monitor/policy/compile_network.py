@@ -216,7 +216,8 @@ def _covering(
     found = []
     for rule in listed:
         to = parse(rule.to)
-        origin = origins.make(profile, key, rule.to, rule.position)
+        why = rule.why if isinstance(rule, AskNetworkRule) else ""
+        origin = origins.make(profile, key, rule.to, rule.position, why)
         found += [
             _Covering(network, to.ports, to.protocol, verdict, False, origin)
             for network in to.networks

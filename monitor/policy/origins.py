@@ -12,11 +12,13 @@ class CompileError(ValueError):
     """A profile cannot be held here; the message begins with its FILE:LINE where it has one."""
 
 
-def make(profile: Profile, section: str, text: str, position: Position | None) -> Origin:
+def make(
+    profile: Profile, section: str, text: str, position: Position | None, why: str = ""
+) -> Origin:
     """The origin of a rule; a profile that was read from no file gives its name as source."""
     if position is None:
-        return Origin(profile.name, section, text, profile.name, 0)
-    return Origin(profile.name, section, text, position.source, position.line)
+        return Origin(profile.name, section, text, profile.name, 0, why)
+    return Origin(profile.name, section, text, position.source, position.line, why)
 
 
 def built_in(section: str, text: str) -> Origin:
