@@ -81,7 +81,7 @@ def _ask(
         text = str(rule)
         questions.append(
             Question(
-                link, Verb.NET_CONNECT, shown, (), folder, text, rule.text, call.task.group, exe,
+                link, Verb.NET_CONNECT, shown, (), folder, text, rule.why, call.task.group, exe,
                 f"{shown} {text}",
             )
         )  # fmt: skip
