@@ -30,7 +30,15 @@ _RESULTS = governed.ROOT / "bench" / "results"
 _PROFILES = governed.ROOT / "bench" / "profiles"
 _USER = "ri-bench"
 _PORT = 8765
-_SECTIONS = ("launch", "operations", "programs", "outsiders", "upkeep", "revocation")
+_SECTIONS = (
+    "launch",
+    "operations",
+    "programs",
+    "authority",
+    "outsiders",
+    "upkeep",
+    "revocation",
+)
 _EPILOG = """\
 examples:
   python -m bench                                       everything, side by side
@@ -125,6 +133,18 @@ def _side_by_side(place: Place, daemon: Daemon, section: str) -> list[Figure]:
     )
     measured = measure.rounds(place.runner, loads, wrappers, place.rounds, _progress)
     return table.show_series(section.capitalize(), measured, wrappers, wrapper.name)
+
+
+def _authority(place: Place, daemon: Daemon) -> list[Figure]:
+    """Sessions with labels and with budgets beside one without either."""
+    plain = _governed(daemon, "bench")
+    figures: list[Figure] = []
+    for how, profile in (("labelled", "bench-labelled"), ("budgets", "bench-budgets")):
+        column = Wrapper(how, _governed(daemon, profile).prefix)
+        loads = load.counted(place.programs, _PORT, how)
+        measured = measure.rounds(place.runner, loads, (plain, column), place.rounds, _progress)
+        figures += table.show_series(f"Authority: {how}", measured, (plain, column), how)
+    return figures
 
 
 def _outsiders(place: Place, starts: list[float]) -> list[Figure]:
@@ -227,6 +247,8 @@ def _measure(place: Place, sections: list[str]) -> list[Figure]:
         for section in ("operations", "programs"):
             if section in sections:
                 figures += _side_by_side(place, daemon, section)
+        if "authority" in sections:
+            figures += _authority(place, daemon)
         if "upkeep" in sections:
             figures += _upkeep(place, daemon, starts)
         if "revocation" in sections:

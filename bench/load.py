@@ -48,6 +48,15 @@ def operations(programs: Path, corpus: Corpus, port: int) -> tuple[Load, ...]:
     )
 
 
+def counted(programs: Path, port: int, how: str) -> tuple[Load, ...]:
+    """What the network costs in a session with labels or budgets, against one without."""
+    loads = str(programs / "loads")
+    return (
+        Load(f"TCP connect, {how}", (loads, "tcp-connect", str(port)), "ri-exec", 1.15),
+        Load(f"UDP sendto, {how}", (loads, "udp-sendto", str(port)), "ri-exec", 1.25),
+    )
+
+
 def programs_of_people(programs: Path, corpus: Corpus) -> tuple[Load, ...]:
     """What agents really run, once per session."""
     once = (str(programs / "loads"), "once")
