@@ -69,6 +69,7 @@ class Reload:
         self._lock = asyncio.Lock()
         self._ticks = 0
         self._stamp: Stamp | None = None
+        self._read: Stamp | None = None  # of the files whose problems are told
         self._looked: dict[str, Stamp] = {}  # sessions, by the files that they were held against
 
     # -- watching ------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ class Reload:
         live = self._sessions()
         self._looked = {each.id: self._looked.get(each.id, ()) for each in live}
         new = [each for each in live if self._looked[each.id] != stamp]
-        if new:
+        if new or self._read != stamp:
             self._soon(self.carry_out(WATCHER, new))
 
     # -- on somebody's word --------------------------------------------------------------------
@@ -103,6 +104,7 @@ class Reload:
             asked = self._sessions() if sessions is None else sessions
             look = await self._look(asked, everything=True)
             self._tell(look.problems)
+            self._read = stamp
             for session in asked:
                 self._looked[session.id] = stamp
             done = [await self._change(each, by) for each in look.found]

@@ -207,11 +207,15 @@ def test_another_file_that_is_broken_holds_nothing_up(
         done = daemon.rictl("reload")
         assert done.returncode == 1
         assert "bad.yaml:" in done.stderr
+        assert any("bad.yaml:" in each for each in daemon.doctor()["problems"])
         assert agent.do("connect", two.port) == 1
         wait_until(lambda: "bad.yaml:" in daemon.log_text())
     finally:
         bad.unlink()
     agent.end()
+    # Forgotten with the file, also where no session runs.
+    daemon.settled()
+    wait_until(lambda: not daemon.doctor()["problems"])
 
 
 def test_listeners_go_with_their_rule_and_those_that_stay_do_not(daemon: Daemon) -> None:

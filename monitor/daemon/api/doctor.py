@@ -275,6 +275,8 @@ def _problems(context: Context, links: frozenset[str]) -> list[str]:
             "nobody may start a session, the delegations cannot be used:"
             f" {'; '.join(context.sessions.admission.problem.splitlines())}"
         )
+    reload = context.sessions.reload
+    found += [f"a profile cannot be used, and changes nothing: {each}" for each in reload.problems]
     unusable = context.sessions.grants.keys.problem()
     if unusable:
         found.append(f"no grant can be made or used: {unusable}")
