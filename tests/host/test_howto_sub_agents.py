@@ -43,7 +43,7 @@ def daemon(user: User) -> Iterator[Daemon]:
 
 
 def test_the_commands_do_what_the_text_says(daemon: Daemon, user: User) -> None:
-    place = user.home / "project"
+    place = user.home / "reviewed"
     place.mkdir()
     (place / ".env").write_text("secret\n")
     for path in (place, place / ".env"):
