@@ -41,7 +41,7 @@ from monitor.kernel import bpf, tracing
 from monitor.kernel.btf import BtfError
 
 PROBES = Path(__file__).resolve().parents[3] / "probes"
-SOURCES = ("opens.bpf.c", "calls.bpf.c", "process.bpf.c", "network.bpf.c")
+SOURCES = ("opens.bpf.c", "calls.bpf.c", "process.bpf.c", "network.bpf.c", "packets.bpf.c")
 MAPS = (
     "sessions",
     "events",
