@@ -18,12 +18,14 @@ from monitor.policy.difference import policy_difference
 from monitor.policy.patterns import escape, is_within
 from monitor.policy.plan import (
     Approval,
+    Budgets,
     Conditions,
     FileAccess,
     FileRule,
     Limits,
     MaskKind,
     MaskRule,
+    NetPrefix,
     OnExpiry,
     Plan,
     Policy,
@@ -72,8 +74,8 @@ def in_force(
     policies = list(old.policies) if pinned else []
     for policy in new.policies:
         known = [each for each in old.policies if each.profile == policy.profile]
-        names = frozenset((earned or {}).get(policy.profile, ()))
-        worn = _Worn(old, known[-1] if known else None, view, names)
+        had = frozenset((earned or {}).get(policy.profile, ()))
+        worn = _Worn(old, known[-1] if known else None, view, had)
         adapted = worn.adapt(policy, masks, pending)
         if not pinned:
             policies.append(adapted)
@@ -83,6 +85,10 @@ def in_force(
                 policies[policies.index(narrowed[-1])] = adapted
             else:
                 policies.append(adapted)
+    if not pinned:
+        names = frozenset(policy.profile for policy in policies)
+        gone = [each for each in old.policies if each.profile not in names]
+        policies = [*(_worn_only(each, policies[-1]) for each in gone), *policies]
     if len(policies) > MOST_POLICIES:
         raise CannotSwitch(
             f"{len(policies)} rule sets would have to allow; the kernel holds {MOST_POLICIES}:"
@@ -163,6 +169,29 @@ class _Worn:
             policy.asks or any(label.files for label in policy.labels)
             for policy in self.plan.policies
         )
+
+
+def _worn_only(gone: Policy, other: Policy) -> Policy:
+    """A link that need not allow any more: what it has put on stays; in all else it is `other`."""
+    return replace(
+        other,
+        profile=gone.profile,
+        digest=gone.digest,
+        files=gone.files,
+        masks=gone.masks,
+        asks=(),
+        exec=(),
+        labels=(),
+        budgets=Budgets(),
+        connect=_unlabelled(other.connect),
+    )
+
+
+def _unlabelled(table: tuple[NetPrefix, ...]) -> tuple[NetPrefix, ...]:
+    return tuple(
+        replace(each, ports=tuple(replace(ports, label=-1) for ports in each.ports))
+        for each in table
+    )
 
 
 # -- files ----------------------------------------------------------------------------------------
