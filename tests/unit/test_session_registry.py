@@ -269,3 +269,37 @@ def test_changes_wait_while_they_cannot_be_saved(path: Path, registry: Registry)
     assert (again.get(one.id).state, again.get(one.id).pid) == (State.ENDING, 5)
     again.close()
     blocker.close()
+
+
+def test_a_change_of_plan_is_whole_and_kept_until_it_is_ended(
+    registry: Registry, path: Path
+) -> None:
+    one = session()
+    registry.add(one)
+    other = replace(one, plan=replace(one.plan, workspace="/other"))
+    (first,) = registry.switch([other], {one.id: one.plan})
+    (second,) = registry.switch([one], {one.id: other.plan})
+    again = Registry(path)
+    assert again.get(one.id).plan == one.plan
+    assert [each.before for each in again.changes()] == [one.plan, other.plan]
+    again.end_change(first)
+    assert again.changes() == [second]
+    again.end_change(second)
+    again.close()
+
+
+def test_a_change_that_cannot_be_written_changes_nothing(registry: Registry, path: Path) -> None:
+    one = session()
+    registry.add(one)
+    other = replace(one, plan=replace(one.plan, workspace="/other"))
+    registry._database.execute("PRAGMA query_only = ON")
+    with pytest.raises(sqlite3.Error):
+        registry.switch([other], {one.id: one.plan})
+    assert registry.get(one.id).plan == one.plan
+    later = replace(one, expires=1e12, expires_boottime=5)
+    assert registry.extend(later) == registry.get(one.id) == later
+    registry._database.execute("PRAGMA query_only = OFF")
+    # The next worker knows the earlier end.
+    again = Registry(path)
+    assert again.get(one.id).expires == one.expires
+    again.close()
