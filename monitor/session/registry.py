@@ -300,13 +300,13 @@ class Registry:
 
     def beneath(self, identity: str) -> tuple[Session, ...]:
         """The live sessions that run in this one, each before those that run in it."""
-        found = {identity: True}
-        # A session is older than those that run in it.
-        return tuple(
-            each
-            for each in self._live.values()
-            if each.parent in found and found.setdefault(each.id, True)
-        )
+        found: list[Session] = []
+        above = {identity}
+        while above:
+            next_ones = [each for each in self._live.values() if each.parent in above]
+            found += next_ones
+            above = {each.id for each in next_ones}
+        return tuple(found)
 
     def whole(self, session: Session) -> Session:
         """This session as the kernel judges it: the links of those above it before its own."""
