@@ -77,8 +77,11 @@ class Budgets:
     ) -> None:
         """Have a person asked, once until they answered; what was refused stays refused."""
         place = policy, kind
-        if time.monotonic() < self._asked.get(place, 0.0):
+        now = time.monotonic()
+        if now < self._asked.get(place, 0.0):
             return
+        # The others that are over say nothing any more.
+        self._asked = {each: until for each, until in self._asked.items() if now < until}
         self._asked[place] = math.inf
         wanted = Wanted(
             session=session.id,
@@ -96,7 +99,7 @@ class Budgets:
 
         def answered(answer: Answer) -> None:
             if answer.allow:
-                del self._asked[place]
+                self._asked.pop(place, None)
                 self.context.tables.refill(policy, kind)
             else:
                 self._asked[place] = time.monotonic() + QUIET_SECONDS

@@ -27,6 +27,8 @@ from monitor.wire.events import LabelEvent
 if TYPE_CHECKING:  # it is built on this module
     from monitor.daemon.context import Context
 
+REMEMBERED = 65536  # kernel ids; more than all live sessions can have
+
 
 class UnknownLabel(LookupError):  # noqa: N818 - as UnknownSession
     """The session does not have the label."""
@@ -60,6 +62,13 @@ class Labels:
         """A worker starts: what was earned before it was recorded by another."""
         numbers = [each for session in self.context.registry.live() for each in session.labels]
         self._told |= self.context.tables.earned(numbers)
+
+    def _tell_of(self, number: int) -> None:
+        """Remember that a label is told of; those of sessions that ended are forgotten."""
+        if len(self._told) >= REMEMBERED:
+            live = self.context.registry.live()
+            self._told &= {each for session in live for each in session.labels}
+        self._told.add(number)
 
     # -- what a session has --------------------------------------------------------------------
 
@@ -103,7 +112,7 @@ class Labels:
         else:
             new = [each for each in new if each.since]
         for each in new:
-            self._told.add(each.number)
+            self._tell_of(each.number)
             details = {"link": each.link, "why": why}
             self.context.recording.daemon_record(
                 session, Verb.LABEL_EARN, name, details, reason=why, pid=pid
@@ -116,7 +125,7 @@ class Labels:
         session = self.context.registry.by_cgroup(event.cgroup)
         if session is None:
             return
-        self._told.add(event.policy)
+        self._tell_of(event.policy)
         self._changed(session, [e for e in self.every(session) if e.number == event.policy])
 
     def _changed(self, session: Session, new: Iterable[Held]) -> None:

@@ -292,6 +292,23 @@ def test_the_rows_of_budgets_go_with_the_session(probes: Probes) -> None:
     assert probes.rows() == before
 
 
+def test_a_full_map_refuses_the_session_whole(probes: Probes) -> None:
+    before = probes.rows()
+    table = probes.tables._maps["budgets"]
+    filled = [struct.pack("=I", 1_000_000 + number) for number in range(4096)]
+    try:
+        for key in filled:
+            table.update(key, bytes(table.value_size))
+        with pytest.raises(OSError, match="budgets"):
+            probes.session(rules(connects=3))
+        with probes.running(UNLIMITED) as session:
+            assert inside(session, connect) == DONE
+    finally:
+        for key in filled:
+            table.delete(key)
+    assert probes.rows() == before
+
+
 def test_uses_that_a_gate_counts(probes: Probes) -> None:
     with probes.running(rules(deletes=2)) as session:
         (number,) = session.policy_ids
