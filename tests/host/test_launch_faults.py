@@ -107,7 +107,8 @@ def test_descriptors_are_not_taken(daemon: Daemon, profile: str, count: int) -> 
         print("nobody holds it")
     """
     first, second = answers(daemon, profile, script)
-    assert first.startswith("refused launch message: a message came with descriptors")
+    assert first.startswith("refused launch message: `request` came with ")
+    assert "descriptors, not 0" in first
     assert second == "nobody holds it"
 
 
@@ -172,17 +173,18 @@ def test_another_child_cannot_say_that_it_is_confined(daemon: Daemon, profile: s
 @pytest.mark.parametrize(
     ("left_out", "what"),
     [
-        ("kernel.install_filter = lambda code: None", "seccomp mode 0"),
+        ("kernel.install_filter = lambda code, listen: 0", "seccomp mode 0"),
         ("kernel.close_on_exec = lambda first: os.set_inheritable(os.open('/', 0), True)", "kept"),
         (
             "real = kernel.install_filter\n"
-            "kernel.install_filter = lambda code: (real(code), real(code))",
+            "kernel.install_filter = lambda code, listen: ("
+            "real(code, listen=False), real(code, listen=listen))",
             "seccomp filters 2",
         ),
         (
             "real = kernel.install_filter\n"
-            "kernel.install_filter = lambda code: ("
-            "time.sleep(0.3), os.fork() or time.sleep(20), real(code))",
+            "kernel.install_filter = lambda code, listen: ("
+            "time.sleep(0.3), os.fork() or time.sleep(20), real(code, listen=listen))",
             "processes of the cgroup",
         ),
     ],
@@ -283,9 +285,10 @@ def test_a_child_whose_launcher_dies_does_not_start(daemon: Daemon, profile: str
     script = f"""
 made = session()
 last = kernel.install_filter
-def slow(code):
-    last(code)
+def slow(code, listen):
+    listener = last(code, listen=listen)
     time.sleep(0.5)
+    return listener
 kernel.install_filter = slow
 runs = child(made)
 runs.command = ["/usr/bin/touch", {str(marker)!r}]
@@ -307,7 +310,7 @@ os.kill(os.getpid(), 9)
 def test_a_step_that_fails_is_named(daemon: Daemon, profile: str, step: str) -> None:
     script = f"""
 made = session()
-def fails(*a):
+def fails(*a, **more):
     raise OSError(1, "no")
 kernel.{step} = fails
 read_end, write_end = os.pipe2(os.O_CLOEXEC)
