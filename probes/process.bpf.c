@@ -32,16 +32,15 @@ struct argument_chunk {
 BPF_ARRAY(argument_keys, struct argument_keys, CHUNKS + 1);
 BPF_PERCPU_ARRAY(argument_chunk, struct argument_chunk, 1);
 
-/* The hash over argv and the working directory; 0: there is none. */
-static __always_inline u64 hash_arguments(u64 task, u64 start, u64 length)
+/* What the working directory adds to the hash; 0: nothing that can be relied on. */
+static __always_inline u64 hash_folder(u64 task)
 {
-	u64 hash = 0, fs = 0, dentry = 0, inode = 0, number = 0;
+	u64 fs = 0, dentry = 0, inode = 0, number = 0;
 	u32 device = 0, users = 1;
-	int zero = 0, last = CHUNKS;
-	struct argument_chunk *chunk = argument_chunk.lookup(&zero);
+	int last = CHUNKS;
 	struct argument_keys *keys = argument_keys.lookup(&last);
 
-	if (!chunk || !keys || length > CHUNKS * CHUNK_BYTES)
+	if (!keys)
 		return 0;
 	READ(fs, task, OFF_task_struct_fs);
 #ifdef OFF_fs_struct_users
@@ -52,8 +51,21 @@ static __always_inline u64 hash_arguments(u64 task, u64 start, u64 length)
 	READ(dentry, fs, OFF_fs_struct_pwd + OFF_path_dentry);
 	READ(inode, dentry, OFF_dentry_d_inode);
 	read_inode(inode, &number, &device);
-	hash = length * keys->keys[0] + (u32)number * keys->keys[1] +
-	       (number >> 32) * keys->keys[2] + device * keys->keys[3];
+	return (u32)number * keys->keys[1] + (number >> 32) * keys->keys[2] +
+	       device * keys->keys[3];
+}
+
+/* The hash over argv; 0: there is none. */
+static __always_inline u64 hash_arguments(u64 start, u64 length)
+{
+	u64 hash;
+	int zero = 0, last = CHUNKS;
+	struct argument_chunk *chunk = argument_chunk.lookup(&zero);
+	struct argument_keys *keys = argument_keys.lookup(&last);
+
+	if (!chunk || !keys || length > CHUNKS * CHUNK_BYTES)
+		return 0;
+	hash = length * keys->keys[0];
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < CHUNKS; i++) {
 		u64 offset = (u64)i * CHUNK_BYTES, size;
@@ -97,15 +109,29 @@ static __always_inline u32 judge_start(struct ri_session *session, u64 task, u64
 {
 	struct ri_ticket_key key = { .inode = inode, .device = device };
 	struct ri_budget *budget;
+	u64 folder;
 	u32 policy;
 
 	if (session->flags & RI_OBSERVE || !(session->flags & RI_GATED))
 		return RI_ALLOWED;
 	key.pid = bpf_get_current_pid_tgid() >> 32;
+	if (session->flags & RI_REVOKED)
+		return RI_DENY_ALL;
+	if (session->flags & RI_PAUSED)
+		return RI_CONDITION;
+	if (session->expires && session->expires <= bpf_ktime_get_boot_ns())
+		return RI_EXPIRED;
+	/* For this file; for these arguments; for these in this directory. */
 	if (!take_ticket(&key)) {
-		key.arguments = hash_arguments(task, start, length);
-		if (!key.arguments || !take_ticket(&key))
+		key.arguments = hash_arguments(start, length);
+		if (!key.arguments)
 			return RI_NO_TICKET;
+		if (!take_ticket(&key)) {
+			folder = hash_folder(task);
+			key.arguments += folder;
+			if (!folder || !take_ticket(&key))
+				return RI_NO_TICKET;
+		}
 	}
 	if (!(session->budgets & 1 << RI_BUDGET_EXECS))
 		return RI_ALLOWED;

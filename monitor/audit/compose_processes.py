@@ -17,6 +17,9 @@ KILLED = {
         "file, arguments or directory are not those that were decided on",
         Mechanism.TICKET,
     ),
+    DenyCause.DENY_ALL: ("the session's authority was taken back", Mechanism.TICKET),
+    DenyCause.CONDITION: ("a condition of the session does not hold", Mechanism.TICKET),
+    DenyCause.EXPIRED: ("the session's time is over", Mechanism.TICKET),
     DenyCause.OVER_BUDGET: ("the budget of program starts is used up", Mechanism.BUDGET),
 }
 

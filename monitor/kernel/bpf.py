@@ -209,3 +209,24 @@ class Rows:
                 return None
             raise OSError(error, os.strerror(error), f"bpf lookup {self._table.name}")
         return self._value.raw
+
+
+class Writer:
+    """Updates of a map, with all that can be made ready beforehand."""
+
+    def __init__(self, table: Map) -> None:
+        self._table = table
+        self._key = ctypes.create_string_buffer(table.key_size)
+        self._value = ctypes.create_string_buffer(table.value_size)
+        addresses = ctypes.addressof(self._key), ctypes.addressof(self._value)
+        request = struct.pack("=IxxxxQQQ", table.fd, *addresses, 0)
+        self._request = ctypes.create_string_buffer(request, ATTR_SIZE)
+        self._place = ctypes.addressof(self._request)
+
+    def write(self, key: bytes, value: bytes) -> None:
+        """Put `value` at `key`, both of their full size. OSError E2BIG: the map is full."""
+        ctypes.memmove(self._key, key, self._table.key_size)
+        ctypes.memmove(self._value, value, self._table.value_size)
+        if _call(NR_BPF, BPF_MAP_UPDATE_ELEM, self._place, ATTR_SIZE) < 0:
+            error = ctypes.get_errno()
+            raise OSError(error, os.strerror(error), f"bpf update {self._table.name}")

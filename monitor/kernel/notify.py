@@ -44,7 +44,7 @@ _ioctl = ctypes.CFUNCTYPE(
 )(("ioctl", LIBC))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Notification:
     """One waiting call. `thread` is the id of the thread that made it, as this process sees it."""
 

@@ -26,6 +26,7 @@ from monitor.policy.syscalls import NUMBERS
 from monitor.wire.layout import BudgetKind
 from monitor.wire.rows import Ticket
 
+EXECVE = NUMBERS["execve"]
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 # Of argv in records and asks; all of it is compared.
@@ -61,7 +62,7 @@ def _path(call: Call) -> str:
     """What the caller calls the program, for a record."""
     arguments = call.notification.arguments
     try:
-        at = arguments[0] if call.notification.number == NUMBERS["execve"] else arguments[1]
+        at = arguments[0] if call.notification.number == EXECVE else arguments[1]
         return os.fsdecode(call.task.path(at))
     except OSError:
         return "?"
@@ -70,7 +71,8 @@ def _path(call: Call) -> str:
 def _find(calls: Calls, call: Call) -> Start:
     """OSError where the kernel will fail as well; TooLongError."""
     task, numbers, images = call.task, call.notification.arguments, calls.office.images
-    if call.notification.number == NUMBERS["execve"]:
+    if call.notification.number == EXECVE:
+        task.expect(numbers[0], numbers[1])
         return starts.find(
             task, calls.root, images, task.path(numbers[0]), task.arguments(numbers[1])
         )
@@ -139,7 +141,10 @@ def _allow(calls: Calls, call: Call, start: Start, judgement: Judgement, said: s
         office.earn(facts, index, f"started {name}", task.group)
     compared = 0
     if judgement.arguments_matter or said:
-        compared = office.tickets.hash(last.arguments, *office.images.place(task))
+        compared = office.tickets.hash(last.arguments)
+        # An approval is for this directory, and a rule on where arguments lead looks at it.
+        if compared and (said or call.known.judge.looks_outside):
+            compared = office.tickets.in_folder(compared, *office.images.place(task))
         if not compared:
             _deny(calls, call, name, _shown(start.steps[0].arguments), TOO_LONG)
             return

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from monitor.daemon.gate.calls import Calls
 
 _ROW = struct.Struct("=QI")  # the beginning of struct ri_session
+# How old a session's row may be.
+ROW_LIFE = 20_000_000
+ROWS = 4096
 
 
 class Office:
@@ -38,6 +41,8 @@ class Office:
         self.images = Images()
         self.contents = Contents()
         self._sessions = Rows(Map.pinned(pins.current(instance) / "sessions"))
+        # (until when it is taken to be so, expires, flags) by cgroup id
+        self._rows: dict[int, tuple[int, int, int]] = {}
         self._inner: set[int] = set()  # ids of Calls objects with sessions inside
 
     # -- sessions ------------------------------------------------------------------------------
@@ -53,16 +58,25 @@ class Office:
         self._inner.discard(id(calls))
 
     def shut(self, facts: Facts) -> str:
-        """Why nothing is allowed to this session now; "" where that is not so."""
-        data = self._sessions.read(facts.cgroup_id)
-        if data is None:
-            return "the session has ended"
-        expires, flags = _ROW.unpack_from(data)
+        """Why nothing is allowed to this session now; "" where that is not so.
+
+        The programs in the kernel look at the very moment; this says it without killing.
+        """
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        until, expires, flags = self._rows.get(facts.cgroup_id, (0, 0, 0))
+        if until < now:
+            data = self._sessions.read(facts.cgroup_id)
+            if data is None:
+                return "the session has ended"
+            expires, flags = _ROW.unpack_from(data)
+            if len(self._rows) > ROWS:
+                self._rows.clear()
+            self._rows[facts.cgroup_id] = (now + ROW_LIFE, expires, flags)
         if flags & SessionFlag.REVOKED:
             return "the session's authority was taken back"
         if flags & SessionFlag.PAUSED:
             return "a condition of the session does not hold"
-        if expires and expires <= time.clock_gettime_ns(time.CLOCK_BOOTTIME):
+        if expires and expires <= now:
             return "the session's time is over"
         return ""
 

@@ -24,11 +24,12 @@ from monitor.policy.plan import ExecRule, Policy
 
 MOST_STEPS = 6  # fs/exec.c: after so many interpreters it gives up
 JUDGEMENTS = 4096
+MOST_KNOWN = 64  # arguments of a judgement that is remembered
 UNKNOWN = Image(0, 0, regular=False)
 STRENGTH = {Verdict.ALLOW: 0, Verdict.ASK: 1, Verdict.DENY: 2}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Step:
     """A file that is executed by `path`, with these arguments; `descriptor` is O_PATH."""
 
@@ -93,8 +94,9 @@ class Judge:
         alike = [rule for rule in rules if rule.content]
         self._watched = Watched(alike, root, contents) if alike else None
         # Only such rules look at where the caller is.
-        self._outside = any(rule.outside is not None for rule in rules)
-        self._known: dict[tuple[str, frozenset[int]], Judgement] = {}
+        self.looks_outside = any(rule.outside is not None for rule in rules)
+        # By path where arguments do not matter, else by path and arguments.
+        self._known: dict[tuple[object, ...], Judgement] = {}
 
     @property
     def problems(self) -> list[str]:
@@ -119,22 +121,22 @@ class Judge:
         return Judgement(findings, tuple(gives), matter)
 
     def _step(self, task: Task, step: Step, earned: frozenset[int]) -> Judgement:
-        key = (step.path, earned)
-        known = self._known.get(key)
+        path, argv = (step.path, earned), (step.path, earned, *step.arguments)
+        known = self._known.get(path) or self._known.get(argv)
         if known is not None:
             return known
         program = Program(
             step.path,
             tuple(os.fsdecode(each) for each in step.arguments),
-            task.folder if self._outside else "/",
+            task.folder if self.looks_outside else "/",
             partial(self._resolve, task),
             partial(self._same, step.descriptor),
         )
         made = judge(self.policies, program, earned)
-        if not made.arguments_matter and self._watched is None:
+        if self._watched is None and not self.looks_outside and len(argv) < MOST_KNOWN:
             if len(self._known) >= JUDGEMENTS:
                 self._known.clear()
-            self._known[key] = made
+            self._known[argv if made.arguments_matter else path] = made
         return made
 
     def _same(self, descriptor: int, rule: ExecRule) -> bool:

@@ -15,7 +15,7 @@ from operator import mul
 
 from monitor.daemon.probes import pins
 from monitor.daemon.probes.authority import Authority
-from monitor.kernel.bpf import Map
+from monitor.kernel.bpf import Map, Writer
 from monitor.wire.layout import ri_ticket_key, struct_format
 from monitor.wire.rows import Ticket
 
@@ -27,6 +27,7 @@ MASK = (1 << 64) - 1
 LIFE_NANOSECONDS = 120 * 10**9
 _ROW = struct.Struct(f"={CHUNK_WORDS}Q")
 _INDEX = struct.Struct("=I")
+_EXPIRES = struct.Struct("=Q")
 _TICKET = struct.Struct(struct_format(ri_ticket_key))
 # Processes that are remembered before those that are gone are forgotten.
 REMEMBERED = 8192
@@ -51,28 +52,34 @@ class Tickets:
         self._keys = [each for row in rows for each in row]
         self._given: dict[int, list[Ticket]] = {}
         # Those of a gate before this one.
+        self._rows = Writer(Map.pinned(pins.current(instance) / "tickets"))
         table = Map.pinned(pins.current(instance) / "tickets")
         for key in table:
             inode, arguments, pid, device = _TICKET.unpack(key)
             self._given.setdefault(pid, []).append(Ticket(pid, device, inode, arguments))
         table.close()
 
-    def hash(self, arguments: Sequence[bytes], device: int, inode: int) -> int:
-        """The hash over argv and the working directory; 0: it is too long for one."""
+    def hash(self, arguments: Sequence[bytes]) -> int:
+        """The hash over argv; 0: it is too long for one."""
         data = b"\0".join(arguments) + b"\0"
         length = len(data)
         if length > MOST_BYTES:
             return 0
         words = memoryview(data.ljust((length + 3) & ~3, b"\0")).cast("I")
-        beside = (length, inode & 0xFFFFFFFF, inode >> 32, device)
-        return (sum(map(mul, words, self._keys)) + sum(map(mul, beside, self._beside))) & MASK or 1
+        return (sum(map(mul, words, self._keys)) + length * self._beside[0]) & MASK or 1
+
+    def in_folder(self, hashed: int, device: int, inode: int) -> int:
+        """A hash over argv, and the working directory with it."""
+        _length, low, high, third, *_rest = self._beside
+        more = (inode & 0xFFFFFFFF) * low + (inode >> 32) * high + device * third
+        return (hashed + more) & MASK or 1
 
     def give(self, ticket: Ticket) -> None:
         """Let a process become this. OSError: there is no room."""
         expires = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + LIFE_NANOSECONDS
         if len(self._given) >= REMEMBERED:
             self._forget()
-        self._authority.ticket(ticket, expires)
+        self._rows.write(ticket.pack(), _EXPIRES.pack(expires))
         self._given.setdefault(ticket.pid, []).append(ticket)
 
     def withdraw(self, pid: int) -> None:
