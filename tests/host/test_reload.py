@@ -16,7 +16,8 @@ from tests.support.daemon import Daemon, User, delegations_for, wait_until
 from tests.support.listening import Server, serving
 
 FILES = 'files: {read: ["/**"], execute: ["/usr/**", "/lib/**", "/lib64/**"]}\n'
-# Answers "connect PORT", "use NUMBER" (of what it connected), "read PATH", "bind PORT".
+# Answers "connect PORT", "use NUMBER" (of what it connected), "read PATH", "bind PORT", "accept 0",
+# "run ARGUMENT" (of id).
 AGENT = """
 import socket, sys
 kept = []
@@ -37,6 +38,10 @@ def do(verb, word):
         kept[-1].settimeout(5)
         try: kept.append(kept[-1].accept()[0]); return 0
         except OSError as error: return -1
+    if verb == "run":
+        import subprocess
+        try: return subprocess.call(["/usr/bin/id", word], stdout=subprocess.DEVNULL)
+        except OSError as error: return error.errno
     if verb == "read":
         try: open(word).read(); return 0
         except OSError as error: return error.errno

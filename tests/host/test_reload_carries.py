@@ -136,8 +136,11 @@ def test_sub_agents_follow(
         process.stdin.flush()
         return int(process.stdout.readline() or json.dumps(-1))
 
-    if ask(two.port) == -1:
-        pytest.fail(process.communicate()[1])
+    try:
+        if ask(two.port) == -1:
+            pytest.fail(process.communicate()[1])
+    finally:
+        daemon.write(daemon.delegations, delegations_for(user))
     assert ask(one.port) == 0
     daemon.profile("outer", connects(one.port).replace("execute: [", 'execute: ["{home}/**", '))
     assert daemon.rictl("reload").returncode == 0
@@ -152,3 +155,28 @@ def test_sub_agents_follow(
     assert ask(one.port) == 1
     process.communicate(timeout=20)
     daemon.settled()
+
+
+def runs(argument: str) -> str:
+    return connects(1) + f'exec: {{deny: [{{path: /usr/bin/id, args: ["{argument}"]}}]}}\n'
+
+
+def test_rules_on_arguments_follow_where_starts_are_held(daemon: Daemon) -> None:
+    daemon.profile("starts", runs("-u"))
+    agent = Agent(daemon, "starts")
+    assert (agent.do("run", "-u"), agent.do("run", "-g")) == (1, 0)
+    daemon.profile("starts", runs("-g"))
+    reload(daemon, agent, 1)
+    wait_until(lambda: agent.do("run", "-g") == 1)
+    assert agent.do("run", "-u") == 0
+    agent.end()
+
+
+def test_where_they_are_not_it_is_said(daemon: Daemon) -> None:
+    daemon.profile("free", connects(1))
+    agent = Agent(daemon, "free")
+    daemon.profile("free", runs("-g"))
+    done = daemon.rictl("reload")
+    assert "! kept until it ends: free: exec: rules on arguments and asks" in done.stdout
+    assert agent.do("run", "-g") == 0
+    agent.end()
