@@ -370,6 +370,39 @@ def test_an_auditor_inside_a_coding_agent(daemon: Daemon, area: Path, user: User
     assert done.stdout == ".env.examplenotesnotes", (done.stdout, done.stderr)
 
 
+def test_what_a_sub_agent_earns_counts_for_those_above(
+    daemon: Daemon, area: Path, ports: dict[str, int]
+) -> None:
+    """A label of the session above, earned beneath, takes the network from both."""
+    port = ports["both"]
+    daemon.profile(
+        "labelled",
+        f"include: [base]\nfiles: {{read: [{area}/**]}}\n"
+        f"network: {{connect: ['127.0.0.1:{port}']}}\n"
+        f"labels: {{seen: {{files: [{area}/inner/file], then: {{network: {{only: []}}}}}}}}\n",
+    )
+    daemon.profile(
+        "reads",
+        f"include: [base]\nfiles: {{read: [{area}/**]}}\n"
+        f"network: {{connect: ['127.0.0.1:{port}']}}\n",
+    )
+    connect = (
+        "import socket\n"
+        f"try: socket.create_connection(('127.0.0.1', {port}), 5); print('open')\n"
+        "except OSError as error: print(error.errno)\n"
+    )
+    python = ["/usr/bin/python3", "-I", "-S", "-c", connect]
+    once = '/usr/bin/python3 -I -S -c "$CONNECT"'
+    for read, after in (("both", "open"), ("inner", str(errno.EPERM))):
+        inside = ["sh", "-c", f"{once}; cat {area}/{read}/file > /dev/null; {once}"]
+        inner = nested(daemon, ["env", f"CONNECT={connect}", *inside], profile="reads")
+        outer = f'{once}; "$@"; {once}'
+        command = ["env", f"CONNECT={connect}", "sh", "-c", outer, "sh", *inner]
+        done = daemon.exec("labelled", command)
+        assert done.stdout.split() == ["open", "open", after, after], (done.stdout, done.stderr)
+    assert daemon.exec("labelled", python).stdout == "open\n"
+
+
 # -- grants ----------------------------------------------------------------------------------------
 
 
