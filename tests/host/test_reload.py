@@ -40,7 +40,7 @@ def do(verb, word):
         except OSError as error: return -1
     if verb == "run":
         import subprocess
-        try: return subprocess.call(["/usr/bin/id", word], stdout=subprocess.DEVNULL)
+        try: return subprocess.run(["/usr/bin/id", word], stdout=subprocess.PIPE).returncode
         except OSError as error: return error.errno
     if verb == "read":
         try: open(word).read(); return 0
