@@ -56,6 +56,15 @@ _RESPONSE = struct.Struct("=iI")  # fd, response
 _HANDLE = struct.Struct("=Ii")  # struct file_handle: handle_bytes, handle_type
 
 
+LIBC.fanotify_mark.argtypes = (
+    ctypes.c_int,
+    ctypes.c_uint,
+    ctypes.c_uint64,
+    ctypes.c_int,
+    ctypes.c_char_p,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A process waits in an open(2). `fd` is ours to close; `pidfd` too (below 0: none).
@@ -109,13 +118,16 @@ def mark_opens(group: int, directory: int, name: str, *, tree: bool = False) -> 
 
     The entry itself is meant, not what it links to. An exception that was made for it is undone.
     """
+    encoded = os.fsencode(name)
+    undo = FAN_MARK_REMOVE | FAN_MARK_IGNORED_MASK | FAN_MARK_DONT_FOLLOW
+    if LIBC.fanotify_mark(group, undo, FAN_OPEN_PERM, directory, encoded) < 0:
+        number = ctypes.get_errno()
+        if number != errno.ENOENT:  # there is no mark yet, or no such name: what follows tells
+            raise oserror(name)
     mask = FAN_OPEN_PERM | ((FAN_EVENT_ON_CHILD | FAN_ONDIR) if tree else 0)
-    try:
-        _mark(group, FAN_MARK_REMOVE | FAN_MARK_IGNORED_MASK, FAN_OPEN_PERM, directory, name)
-    except OSError as error:
-        if error.errno != errno.ENOENT:
-            raise
-    _mark(group, FAN_MARK_ADD, mask, directory, name)
+    flags = FAN_MARK_ADD | FAN_MARK_DONT_FOLLOW
+    if LIBC.fanotify_mark(group, flags, mask, directory, encoded) < 0:
+        raise oserror(name)
 
 
 def except_opens(group: int, fd: int) -> None:
@@ -135,16 +147,8 @@ def mark_names(group: int, directory: int) -> None:
 
 
 def _mark(group: int, flags: int, mask: int, directory: int, name: str | None) -> None:
-    if name is not None:
-        flags |= FAN_MARK_DONT_FOLLOW
-    result = LIBC.fanotify_mark(
-        ctypes.c_int(group),
-        ctypes.c_uint(flags),
-        ctypes.c_uint64(mask),
-        ctypes.c_int(directory),
-        ctypes.c_char_p(None if name is None else os.fsencode(name)),
-    )
-    if result < 0:
+    encoded = None if name is None else os.fsencode(name)
+    if LIBC.fanotify_mark(group, flags, mask, directory, encoded) < 0:
         raise oserror(name or f"descriptor {directory}")
 
 

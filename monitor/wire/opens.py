@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 SLOTS = 8192
 _PATH_BYTES = 4096
@@ -32,8 +33,7 @@ class Waits:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class InodeRow:
+class InodeRow(NamedTuple):
     """Rule number `rule` of the session means this inode."""
 
     device: int
@@ -90,7 +90,7 @@ class OpensMemory:
 
     def add(self, rows: list[InodeRow]) -> None:
         """One writer at a time."""
-        data = b"".join(_ROW.pack(row.device, row.inode, row.rule, 0) for row in rows)
+        data = b"".join(_ROW.pack(*row, 0) for row in rows)
         os.pwrite(self.fd, data, os.fstat(self.fd).st_size)
 
     def forget(self) -> None:

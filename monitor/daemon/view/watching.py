@@ -166,9 +166,8 @@ class Watcher:
         self._watch(here, path)
         again = False
         with suppress(FileNotFoundError):
-            names = _names(here)
-            for name in names:
-                again |= self._arrived(_join(path, name), None, targets)
+            for each in _entries(here):
+                again |= self._arrived(_join(path, each.name), None, targets)
         return again
 
     def _leads(self, path: str) -> bool:
@@ -196,7 +195,7 @@ class Watcher:
         if handle not in self._folders:
             self.counts.watched += 1
         self._folders[handle] = path
-        self._bound(path)
+        self._bound()
 
     def _cover(self, path: str, rules: set[int]) -> None:
         """Have opens of `path`, and of all beneath it, wait: `rules` mean it."""
@@ -219,40 +218,57 @@ class Watcher:
             raise
         try:
             facts = os.fstat(here)
-            folder = stat.S_ISDIR(facts.st_mode)
-            if not folder and not stat.S_ISREG(facts.st_mode):
-                return
-            # The rows come first: an open may wait from then on.
-            self._write({InodeRow(facts.st_dev, facts.st_ino, rule) for rule in rules})
-            self.counts.marked += (facts.st_dev, facts.st_ino) not in self._marked
-            self._marked.add((facts.st_dev, facts.st_ino))
-            self._bound(path)
-            try:
-                if not folder:
-                    fanotify.mark_opens(self._opens, above, name)
-                    return
-                fanotify.mark_opens(self._opens, here, ".", tree=True)
-            except FileNotFoundError:
-                return
-            except OSError as error:
-                raise ViewError(f"cannot mark {path}: {error.strerror}") from error
-            if path.count("/") > DEPTH_LIMIT:
-                raise ViewError(f"cannot mark {path}: more than {DEPTH_LIMIT} folders deep")
-            self._watch(here, path)
-            with suppress(FileNotFoundError):
-                for each in _names(here):
-                    self._cover_entry(here, each, _join(path, each), rules)
+            if stat.S_ISREG(facts.st_mode):
+                self._write(facts.st_dev, [facts.st_ino], rules)
+                self._hold(above, name, path)
+            elif stat.S_ISDIR(facts.st_mode):
+                self._write(facts.st_dev, [facts.st_ino], rules)
+                self._cover_folder(here, path, rules)
         finally:
             os.close(here)
 
-    def _write(self, rows: set[InodeRow]) -> None:
-        news = rows - self._rows
-        if not news:
+    def _cover_folder(self, here: int, path: str, rules: set[int]) -> None:
+        if path.count("/") > DEPTH_LIMIT:
+            raise ViewError(f"cannot mark {path}: more than {DEPTH_LIMIT} folders deep")
+        self._watch(here, path)
+        try:
+            entries = _entries(here)
+        except FileNotFoundError:
             return
+        files = [each for each in entries if each.is_file(follow_symlinks=False)]
+        if files:
+            self._write(os.fstat(here).st_dev, [each.inode() for each in files], rules)
+        for each in entries:
+            if each.is_dir(follow_symlinks=False):
+                self._cover_entry(here, each.name, _join(path, each.name), rules)
+        # Last, since the watcher's own opens beneath would wait for the gate as well. What appeared
+        # meanwhile is told of.
+        self._hold(here, ".", path, tree=True)
+        for each in files:
+            self._hold(here, each.name, path)
+
+    def _hold(self, folder: int, name: str, path: str, *, tree: bool = False) -> None:
+        with suppress(FileNotFoundError):
+            try:
+                fanotify.mark_opens(self._opens, folder, name, tree=tree)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise ViewError(f"cannot mark {name} of {path}: {error.strerror}") from error
+
+    def _write(self, device: int, numbers: list[int], rules: set[int]) -> None:
+        """Say what these inodes mean, before they are marked."""
+        before = len(self._marked)
+        self._marked.update((device, number) for number in numbers)
+        self.counts.marked += len(self._marked) - before
+        self._bound()
+        rows = {InodeRow(device, number, rule) for number in numbers for rule in rules}
+        news = rows - self._rows
         if len(self._rows) + len(news) > ROW_LIMIT:
             raise ViewError(f"more than {ROW_LIMIT} files were named by the rules on files")
-        self._memory.add(sorted(news, key=lambda row: row.rule))
-        self._rows |= news
+        if news:
+            self._memory.add(list(news))
+            self._rows |= news
 
     def _mask(self, targets: dict[str, set[MaskKind]]) -> None:
         """Mask, and where the rule denies reading have opens wait as well."""
@@ -274,20 +290,23 @@ class Watcher:
     def _full(self) -> bool:
         return len(self._folders) + len(self._marked) > MARK_LIMIT - 64
 
-    def _bound(self, path: str) -> None:
+    def _bound(self) -> None:
         if len(self._folders) + len(self._marked) > MARK_LIMIT:
             raise ViewError(
-                f"cannot watch {path}: the rules on files lead to more than {MARK_LIMIT} files and"
-                " folders; narrow those with **"
+                f"the rules on files lead to more than {MARK_LIMIT} files and folders; narrow those"
+                " with **"
             )
 
 
-def _names(folder: int) -> list[str]:
+def _entries(folder: int) -> list[os.DirEntry[str]]:
     """What is in the folder that the path descriptor stands for."""
     readable = os.open(".", READ_DIRECTORY, dir_fd=folder)
     try:
         with os.scandir(readable) as listing:
-            return [entry.name for entry in listing]
+            entries = list(listing)
+        for each in entries:
+            each.is_dir(follow_symlinks=False)  # while it can be asked, where the kind is not told
+        return entries
     finally:
         os.close(readable)
 
