@@ -195,6 +195,7 @@ def main() -> int:
     os.umask(0o077)
     with contextlib.suppress(OSError):  # CAP_SYS_NICE
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     gate = Gate(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
     gc.freeze()
     gc.disable()
