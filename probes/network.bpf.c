@@ -40,18 +40,53 @@ static __always_inline int conclude(struct ri_session *session, u64 cgroup, stru
 	return !decision->cause || pass;
 }
 
-/* Lets every label count that a rule gives for this, before the call returns to any thread. */
-static __always_inline void earn_labels(struct ri_session *session, struct destination *to,
-					u16 family, u16 type, u16 operation)
+static __always_inline bool narrows(struct ri_session *session, u32 label)
 {
+	for (u32 i = 0; i < RI_MAX_LABELS; i++) {
+		if (i >= session->label_count)
+			return false;
+		if (session->labels[i] == label)
+			return true;
+	}
+	return false;
+}
+
+static __always_inline void send_label(struct destination *to, u32 label, s32 rule, u16 family,
+				       u16 type, u16 operation)
+{
+	struct ri_event *event = reserve_event(to->cgroup, RI_LABEL, 0);
+
+	if (!event)
+		return;
+	__builtin_memset(&event->net, 0, sizeof(event->net));
+	__builtin_memcpy(event->net.address, to->address, sizeof(to->address));
+	event->net.rule = rule;
+	event->net.policy = label;
+	event->net.port = bpf_ntohs(to->port);
+	event->net.family = family;
+	event->net.type = type;
+	event->net.protocol = to->protocol;
+	event->net.operation = operation;
+	events.ringbuf_submit(event, RB_NO_WAKEUP);
+}
+
+/*
+ * Lets every label count that a rule gives for this, before the call returns to any thread. What a
+ * label takes away it takes away from the connection that earned it as well: its packets would not
+ * leave, so it is refused by name.
+ */
+static __always_inline void earn_labels(struct ri_session *session, struct destination *to,
+					struct decision *decision, u16 family, u16 type,
+					u16 operation)
+{
+	struct decision links = *decision;
 	struct ri_port_value *value;
 	struct ri_earned *row;
-	struct ri_event *event;
 	u32 label;
 
 	for (u32 i = 0; i < RI_MAX_POLICIES; i++) {
 		if (i >= session->policy_count)
-			return;
+			break;
 		value = find_rule(to, session->policies[i]);
 		if (!value || !value->label)
 			continue;
@@ -60,20 +95,15 @@ static __always_inline void earn_labels(struct ri_session *session, struct desti
 		if (!row || row->time ||
 		    __sync_val_compare_and_swap(&row->time, 0, bpf_ktime_get_boot_ns()))
 			continue;
-		event = reserve_event(to->cgroup, RI_LABEL, 0);
-		if (!event)
+		send_label(to, label, value->rule, family, type, operation);
+		if (!narrows(session, label))
 			continue;
-		__builtin_memset(&event->net, 0, sizeof(event->net));
-		__builtin_memcpy(event->net.address, to->address, sizeof(to->address));
-		event->net.rule = value->rule;
-		event->net.policy = label;
-		event->net.port = bpf_ntohs(to->port);
-		event->net.family = family;
-		event->net.type = type;
-		event->net.protocol = to->protocol;
-		event->net.operation = operation;
-		events.ringbuf_submit(event, RB_NO_WAKEUP);
+		decision->policy = label;
+		judge_destination(to, decision);
+		if (decision->cause)
+			return;
 	}
+	*decision = links;
 }
 
 #define SOCK_STREAM 1			/* linux/net.h */
@@ -105,7 +135,7 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct destination *
 		    !mark_connected(ctx))
 			decision.cause = RI_DENY_ALL;
 		if (decision.labels && !decision.cause)
-			earn_labels(session, to, ctx->family, ctx->type, operation);
+			earn_labels(session, to, &decision, ctx->family, ctx->type, operation);
 	}
 	return conclude(session, cgroup, to, &decision, ctx->family, ctx->type, operation);
 }

@@ -50,6 +50,7 @@ examples:
   rictl explain 42                  why, and what would allow it
   rictl asks                        what waits for an answer
   rictl approve 3f9a1c2b            let it go on, once
+  rictl label list 7f3a2b1c         what it has seen that takes rights away
   rictl kill 7f3a2b1c               end a session
   rictl revoke demo/coder           take back what an agent may do, wherever it runs
   rictl profile check coder.yaml    is this profile right?

@@ -183,6 +183,28 @@ def test_a_label_that_leaves_the_network_alone_is_earned_too(probes: Probes) -> 
         assert len(labels(probes, session)) == 1
 
 
+@pytest.mark.parametrize("ask", [True, False])
+def test_what_a_label_takes_away_it_takes_from_what_earned_it(probes: Probes, ask: bool) -> None:
+    """Refused by name: its packets would not leave, and it would wait for nothing."""
+    narrowed = policy(connect=[(host(EARNS), [ports(0, 65535, ask=ask, allow=False)])])
+    with probes.running(rules(label("seen", narrowed))) as session:
+        assert inside(session, lambda: connect(EARNS)) == REFUSED
+        assert probes.tables.earned(session.label_ids) == set(session.label_ids)
+        earned, refused = [
+            e for e in probes.events(session) if isinstance(e, LabelEvent | NetEvent)
+        ]
+        assert isinstance(earned, LabelEvent)
+        assert isinstance(refused, NetEvent)
+        assert refused.policy == session.label_ids[0]
+        assert refused.cause is (DenyCause.UNANSWERED if ask else DenyCause.RULE)
+        assert inside(session, lambda: connect(STAYS)) == REFUSED
+    with probes.running(rules(label("seen", narrowed))) as session:
+        probes.tables.approve(session.id, session.label_ids[0], TCP, EARNS, 9, uses=1)
+        assert inside(session, lambda: [connect(EARNS), connect(EARNS)]) == (
+            [CLOSED, REFUSED] if ask else [REFUSED, REFUSED]
+        )
+
+
 def test_a_gate_and_a_person_have_the_same_row(probes: Probes) -> None:
     with probes.running(RULES) as session:
         (number,) = session.label_ids
@@ -275,6 +297,60 @@ def test_a_connected_datagram_socket_is_lost_too(probes: Probes) -> None:
         assert peer.recv(100) == b"before"
         with pytest.raises(TimeoutError):
             peer.recv(100)
+
+
+@pytest.mark.parametrize("address", ["::1", f"::ffff:{LOST}"])
+def test_ipv6_is_lost_too(probes: Probes, address: str) -> None:
+    made = policy(
+        connect=[(host(EARNS), LABELLED), (host(LOST), EVERY), ("::1/128", EVERY)],
+        labels=[label("seen", NARROW)],
+    )
+    with socket.socket(socket.AF_INET6, DGRAM) as peer, probes.running(made) as session:
+        peer.bind(("::", 0))
+        peer.settimeout(1)
+        port = port_of(peer)
+
+        def act() -> list[int]:
+            with socket.socket(socket.AF_INET6, DGRAM) as sock:
+                sock.connect((address, port))
+                before = attempt(lambda: sock.send(b"before"))
+                connect(EARNS)
+                return [before, attempt(lambda: sock.send(b"after"))]
+
+        assert inside(session, act) == [DONE, REFUSED]
+        assert peer.recv(100) == b"before"
+        with pytest.raises(TimeoutError):
+            peer.recv(100)
+
+
+def test_a_label_that_asks_lets_approved_connections_go_on(probes: Probes) -> None:
+    asks = [ports(0, 65535, ask=True), ports(0, 65535, protocol=UDP, ask=True)]
+    ranges = {EARNS: EVERY, STAYS: asks, LOST: asks}
+    narrowed = policy(connect=[(host(each), ranges[each]) for each in ranges], bind=BIND)
+    with listening(LOST) as lost, listening(STAYS) as stays, \
+            probes.running(rules(label("seen", narrowed))) as session:  # fmt: skip
+        (number,) = session.label_ids
+        probes.tables.approve(session.id, number, TCP, LOST, port_of(lost), uses=1)
+
+        def act() -> list[int]:
+            before = socket.create_connection((STAYS, port_of(stays)))
+            answers = [connect(EARNS), connect(STAYS)]
+            with before, socket.create_connection((LOST, port_of(lost))) as approved:
+                approved.sendall(b"approved")
+                before.sendall(b"not approved")
+                answers.append(connect(LOST, port_of(lost)))
+                time.sleep(0.3)
+                return answers
+
+        acting = Inside(session, act)
+        peer, other = lost.accept()[0], stays.accept()[0]
+        with peer, other:
+            peer.settimeout(5)
+            assert peer.recv(100) == b"approved"
+            other.settimeout(1)
+            with pytest.raises((TimeoutError, ConnectionError)):
+                other.recv(100)
+        assert acting.result() == [CLOSED, REFUSED, REFUSED]
 
 
 def test_who_connected_in_is_answered_still(probes: Probes) -> None:
