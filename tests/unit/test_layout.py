@@ -40,11 +40,12 @@ DAEMON_ROOMS: dict[str, set[str]] = {
     "view": set(),
     "resolver": set(),
     "launch": {"view"},
+    "packets": set(),
     "asks": set(),
     "gate": {"probes"},
     "api": {"probes", "asks"},
 }
-STANDALONE = {"probes", "view", "resolver"}
+STANDALONE = {"probes", "view", "resolver", "packets"}
 # Kernel-facing and printing modules have no place in the pure rooms.
 PURE = ("profile", "identity", "policy", "wire", "resolver")
 EFFECTS = {"subprocess", "socket", "signal", "threading", "asyncio", "ctypes", "sqlite3"}
