@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Program starts in a gated session: rules on arguments, decided by the gate, held by the kernel."""
+"""Program starts in a gated session: decided by the gate, held by the kernel."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def programs(daemon: Daemon) -> Path:
     source = Path(__file__).parent / "programs" / "exec_races.c"
     subprocess.run(["cc", "-O1", "-pthread", "-o", folder / "races", source], check=True)
     for name in ("good", "bad"):
-        code = f'#include <unistd.h>\nint main(void) {{ return write(1, "{name}\\n", {len(name) + 1}) < 0; }}'
+        code = f'#include <stdio.h>\nint main(void) {{ return puts("{name}") < 0; }}'
         file = folder / f"{name}.c"
         file.write_text(code)
         subprocess.run(["cc", "-o", folder / name, file], check=True)

@@ -108,9 +108,10 @@ def test_without_a_gate_starts_wait(gated: Daemon, user: User) -> None:
     """Nothing is let through while there is none, and nothing is lost."""
     process = shell(
         gated,
-        "touch ready; while [ ! -e go ]; do :; done; echo secret > x; /usr/bin/echo fine; /usr/bin/echo secret; echo $?",
+        "touch ready; while [ ! -e go ]; do :; done;"
+        " /usr/bin/echo fine; /usr/bin/echo secret; echo $?",
     )
-    wait_until(lambda: (user.home / "ready").exists(), LATE)
+    wait_until((user.home / "ready").exists, LATE)
     with gated.without_worker():
         (user.home / "go").touch()
         time.sleep(1.0)
@@ -142,14 +143,5 @@ def test_starts_go_on_while_gates_are_killed(gated: Daemon) -> None:
 
 def test_a_held_process_that_is_killed_withdraws(gated: Daemon) -> None:
     process = shell(gated, "id & sleep 0.3; kill -9 $!; wait $!; echo $?")
-    try:
-        out = finished(process)[1]
-    except subprocess.TimeoutExpired:
-        print(gated.sessions(), gated.log_text(), gate_pid(gated))
-        for s in gated.sessions():
-            for p in (gated.cgroup(s["id"]) / "cgroup.procs").read_text().split():
-                print(p, Path(f"/proc/{p}/cmdline").read_text(), Path(f"/proc/{p}/stack").read_text(), Path(f"/proc/{p}/syscall").read_text())
-        print(Path(f"/proc/{gate_pid(gated)}/stack").read_text(), asks(gated))
-        raise
-    assert out == "137\n"
+    assert finished(process)[1] == "137\n"
     wait_until(lambda: not asks(gated), LATE)
