@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import corpus, load, measure, revocation, table, tools, upkeep
+from bench import corpus, load, measure, opens, revocation, table, tools, upkeep
 from bench.corpus import Corpus
 from bench.failure import BenchError
 from bench.measure import Runner, Series
@@ -144,7 +144,41 @@ def _authority(place: Place, daemon: Daemon) -> list[Figure]:
         loads = load.counted(place.programs, _PORT, how)
         measured = measure.rounds(place.runner, loads, (plain, column), place.rounds, _progress)
         figures += table.show_series(f"Authority: {how}", measured, (plain, column), how)
+    return figures + _starts(place, daemon) + _labelled_opens(place, daemon)
+
+
+def _labelled_opens(place: Place, daemon: Daemon) -> list[Figure]:
+    """Opens of files that earn a label."""
+    _progress("opens of labelled files")
+    found = opens.measure(
+        place.account,
+        place.corpus,
+        place.programs,
+        _governed(daemon, "bench-files").prefix,
+        _governed(daemon, "bench").prefix,
+        max(3, place.rounds // 2),
+    )
+    figures = [
+        Figure("open of a labelled file, all but the first", found.ratio, 1.20, "x"),
+        Figure("the first open of each, which waits", found.added_microseconds, 120, "us added"),
+    ]
+    table.show_figures("Authority: files of a label", figures)
     return figures
+
+
+def _starts(place: Place, daemon: Daemon) -> list[Figure]:
+    """Program starts under rules on arguments, beside those without."""
+    rules = Wrapper("arguments", _governed(daemon, "bench-arguments").prefix)
+    plain = _governed(daemon, "bench")
+    columns = (BARE, plain, rules)
+    loads = load.starts(place.programs)
+    measured = measure.rounds(place.runner, loads, columns, place.rounds, _progress)
+    figures = table.show_series("Authority: argument rules", measured, columns, rules.name)
+    every = Wrapper("every", _governed(daemon, "bench-every").prefix)
+    both = Wrapper("both", _governed(daemon, "bench-arguments-every").prefix)
+    loads = load.starts_while_recording(place.programs, place.corpus)
+    measured = measure.rounds(place.runner, loads, (every, both), place.rounds, _progress)
+    return figures + table.show_series("", measured, (every, both), both.name)
 
 
 def _outsiders(place: Place, starts: list[float]) -> list[Figure]:

@@ -57,6 +57,24 @@ def counted(programs: Path, port: int, how: str) -> tuple[Load, ...]:
     )
 
 
+def starts(programs: Path) -> tuple[Load, ...]:
+    """What a start costs where each is decided on by its arguments."""
+    name = "fork + exec, argument rules"
+    return (Load(name, (str(programs / "loads"), "fork-exec", "/bin/true"), "bare", 1.20),)
+
+
+def starts_while_recording(programs: Path, corpus: Corpus) -> tuple[Load, ...]:
+    """The same at its slowest, while 10,000 opens a second are recorded."""
+    loads = programs / "loads"
+    script = (
+        f"{loads} open-rate {corpus.tree} 10000 30 > /dev/null & sleep 0.5;"
+        f" {loads} fork-exec-slow /bin/true; status=$?; kill $!; exit $status"
+    )
+    name = "fork + exec p99, 10,000 records/s"
+    argv = ("/bin/sh", "-c", script)
+    return (Load(name, argv, "every", 1.0, added=True, unit="ms"),)
+
+
 def programs_of_people(programs: Path, corpus: Corpus) -> tuple[Load, ...]:
     """What agents really run, once per session."""
     once = (str(programs / "loads"), "once")

@@ -4,6 +4,7 @@
  *
  *   loads getpid                         loads open-one FILE
  *   loads open-many DIR                  loads fork-exec PROGRAM
+ *   loads fork-exec-slow PROGRAM         (the 99th percentile)
  *   loads tcp-connect PORT               loads udp-sendto PORT
  *   loads once COMMAND [ARG ...]         loads open-rate DIR PER-SECOND SECONDS
  *   loads serve PORT                     (the other end of tcp-connect and udp-sendto)
@@ -24,7 +25,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { BATCHES = 101, FOLDERS = 200, FILES_PER_FOLDER = 100 };
+enum { BATCHES = 101, FOLDERS = 200, FILES_PER_FOLDER = 100, SINGLE = 2000 };
 
 static double now(void)
 {
@@ -57,6 +58,22 @@ static double median_of(void (*action)(const void *), const void *argument, int 
 	}
 	qsort(taken, BATCHES, sizeof(taken[0]), by_value);
 	return taken[BATCHES / 2];
+}
+
+/* The 99th percentile of single times. */
+static double slow_of(void (*action)(const void *), const void *argument)
+{
+	static double taken[SINGLE];
+
+	for (int i = -100; i < SINGLE; i++) {
+		double start = now();
+
+		action(argument);
+		if (i >= 0)
+			taken[i] = now() - start;
+	}
+	qsort(taken, SINGLE, sizeof(taken[0]), by_value);
+	return taken[SINGLE * 99 / 100];
 }
 
 static void read_whole(const char *path)
@@ -233,6 +250,8 @@ int main(int argc, char **argv)
 		result = open_many(argument);
 	} else if (!strcmp(load, "fork-exec")) {
 		result = median_of(do_fork_exec, argument, 4);
+	} else if (!strcmp(load, "fork-exec-slow")) {
+		result = slow_of(do_fork_exec, argument);
 	} else if (!strcmp(load, "tcp-connect")) {
 		result = median_of(do_connect, argument, 30);
 	} else if (!strcmp(load, "udp-sendto")) {
