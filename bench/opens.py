@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an open of a labelled file costs: the first one of each file, which waits, and the others."""
+"""What an open of a labelled file costs: the first of each file, which waits, and the others."""
 
 from __future__ import annotations
 
