@@ -17,9 +17,9 @@ class Query:
     """Filters, all of which a record must pass; None and 0 let everything pass.
 
     `session` is the whole id, `sessions` those that the asker may see, `agent` a shell glob on the
-    agent's id or on its name in it, `since` Unix seconds, `after` the id of the last record that is known already. Of
-    what passes, the oldest `limit` records are given, or the newest (`newest`); in both cases
-    oldest first.
+    agent's id or on its name in it, `since` Unix seconds, `after` the id of the last record that is
+    known already. Of what passes, the oldest `limit` records are given, or the newest (`newest`);
+    in both cases oldest first.
     """
 
     session: str | None = None
