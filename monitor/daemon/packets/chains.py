@@ -5,8 +5,11 @@ What is fixed by the session's rules has a version in its name (`a` or `b`): the
 built beside it, and one change of the verdict maps goes over to it. What is filled at run time, and
 the counters, stay through versions. Per address family, because a set's key has one.
 
-IPv4 packets with options and IPv6 packets with extension headers are in no set's terms: the key has
-the protocol that the packet's first header names.
+IPv4 packets with options and fragments are refused first. IPv6 packets with extension headers are
+in no set's terms: the key has the protocol that the packet's first header names.
+
+What leaves an own port without being the beginning of a TCP connection passes, to whomever: nothing
+here tells an accepted connection from what a raw socket makes up (CAP_NET_RAW, and a bind rule).
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ FAMILIES = (4, 6)
 ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 HEADER = {4: ("ip", "protocol"), 6: ("ip6", "nexthdr")}
 TCP, UDP = 6, 17
+FRAGMENT = 0x3FFF  # net/ip.h: IP_MF | IP_OFFSET
 
 # What of PacketRules becomes a set of each version.
 FIXED = ("send", "own", "exposed")
@@ -182,6 +186,8 @@ class Chains:
             yield passed
             return
         yield _match(_field("ip", "hdrlength"), 5, "!="), *refused
+        # Whole packets come by here, but for those that a raw socket makes.
+        yield _match({"&": [_field("ip", "frag-off"), FRAGMENT]}, 0, "!="), *refused
         for family in FAMILIES:
             to, own = _there(family), _here(family)
             yield _match(to, f"@{self._fixed('send', family, version)}"), *passed
