@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -40,6 +41,8 @@ KINDS = (LISTENER, SLOTS, ROOT)
 HEALTHY_SECONDS, LONGEST_PAUSE = 2.0, 2.0
 # How long an approval of one connection waits for the kernel to make it.
 ONCE_NANOSECONDS = 10 * 10**9
+# A gate that says nothing for so long is waited for no longer: it is being started again.
+CAUGHT_UP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,8 @@ class Gates:
         self._kept: dict[str, tuple[int, int, int]] = {}  # session -> listener, slots, root
         self._waiting: dict[_Place, _Waiter] = {}
         self._drafts: list[Draft] = []
+        self._echoes: dict[int, asyncio.Future[None]] = {}
+        self._numbers = itertools.count()
 
     # -- the process ---------------------------------------------------------------------------
 
@@ -118,6 +123,10 @@ class Gates:
             asyncio.get_running_loop().remove_reader(self._channel.fileno())
             self._channel.close()
             self._channel = None
+        for echo in self._echoes.values():
+            if not echo.done():
+                echo.set_result(None)
+        self._echoes.clear()
 
     def _gone(self) -> None:
         """The gate has died: what it held waits in the kernel for the next."""
@@ -142,6 +151,20 @@ class Gates:
         if self._channel is not None:
             with contextlib.suppress(OSError):
                 self._channel.send(message, descriptors)
+
+    async def caught_up(self) -> None:
+        """Wait until the gate goes by all it was told, and what it said before has been taken in.
+
+        Nothing is to be waited for where there is none: the next one starts from what is true now.
+        """
+        if self._channel is None:
+            return
+        number = next(self._numbers)
+        echo = self._echoes[number] = asyncio.get_running_loop().create_future()
+        self.tell({"do": "echo", "number": number})
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(echo, CAUGHT_UP_SECONDS)
+        self._echoes.pop(number, None)
 
     def _blocked(self, waiting: bool) -> None:
         if waiting and self._channel is not None:
@@ -271,6 +294,10 @@ class Gates:
                 self._record(message)
             case "label":
                 self._label(message)
+            case "echo":
+                echo = self._echoes.get(message["number"])
+                if echo is not None and not echo.done():
+                    echo.set_result(None)
 
     def _ask(self, message: dict[str, Any]) -> None:
         fields = message["wanted"]

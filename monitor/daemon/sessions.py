@@ -245,6 +245,8 @@ class Sessions:
 
         async def settle() -> None:
             nonlocal lost
+            # What the gate said of it is recorded before its end is.
+            await context.gates.caught_up()
             lost = await context.recording.settle(session)
 
         self.notices.ending(identity, why)

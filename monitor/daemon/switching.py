@@ -125,6 +125,10 @@ class Switching:
                 for each in everyone:
                     with contextlib.suppress(UnknownSession):
                         self.context.gates.changed(registry.get(each.id))
+                # Until then the gate may earn labels by their old ids.
+                await self.context.gates.caught_up()
+                with contextlib.suppress(UnknownSession):
+                    self._carry_labels(now, registry.get(now.id))
         except (OSError, ValueError) as error:
             self._back(old, begun)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error
@@ -220,11 +224,7 @@ class Switching:
     def _carry(self, old: Session, new: Session) -> None:
         """Labels stay earned and budgets used under the new policies' ids."""
         tables = self.context.tables
-        counting = tables.earned(old.labels)
-        had = {key for key, number in _labels(old) if number in counting}
-        for key, number in _labels(new):
-            if key in had:
-                tables.earn(number)
+        self._carry_labels(old, new)
         ids = {
             policy.profile: number
             for policy, number in zip(old.plan.policies, old.policies, strict=True)
@@ -233,6 +233,13 @@ class Switching:
             before = ids.get(policy.profile)
             if before is not None and before != number:
                 tables.carry(before, number)
+
+    def _carry_labels(self, old: Session, new: Session) -> None:
+        counting = self.context.tables.earned(old.labels)
+        had = {key for key, number in _labels(old) if number in counting}
+        for key, number in _labels(new):
+            if key in had:
+                self.context.tables.earn(number)
 
     def _back(self, old: Sequence[Session], begun: Sequence[Change]) -> None:
         """Undo what was written down; the old rows are all still there."""

@@ -98,6 +98,8 @@ class Gate:
                 opens = self._opens.get(message["session"])
                 if opens is not None:
                     opens.unearned(set(message["labels"]))
+            case "echo":
+                self.channel.send({"say": "echo", "number": message["number"]})
             case "opens.end":
                 self._close(message["session"])
 
