@@ -15,6 +15,7 @@ import socket
 from collections.abc import Iterator
 from functools import partial
 
+from monitor.audit import objects
 from monitor.daemon.gate.calls import Call, Calls
 from monitor.daemon.gate.desk import Question
 from monitor.daemon.gate.facts import Facts
@@ -71,9 +72,7 @@ def _ask(
     protocol: int,
     asking: list[tuple[int, int, Policy, PortRange]],
 ) -> None:
-    host = f"[{address}]" if address.version == 6 else str(address)
-    kind = {socket.IPPROTO_TCP: "", socket.IPPROTO_UDP: "/udp"}.get(protocol, f"/{protocol}")
-    shown = f"{host}:{port}{kind}"
+    shown = objects.endpoint(str(address), port, protocol)
     folder, exe = call.task.folder, call.task.program
     questions = []
     for link, _number, policy, ports in asking:
