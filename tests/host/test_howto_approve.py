@@ -15,13 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.daemon import PYTHON, Daemon, User, wait_until
+from tests.support.commands import Shell
+from tests.support.daemon import Daemon, User, wait_until
 
 TEXT = (ROOT / "docs" / "howto-approve.md").read_text(encoding="utf-8")
-COMMANDS = {
-    "rictl": f'exec {PYTHON} -m monitor.cli.rictl "$@"',
-    "ri-exec": f'exec /usr/bin/python3 -I -S {ROOT}/monitor/launch/ri_exec.py "$@"',
-}
 LINES = re.findall(r"^\$ (.+)$", TEXT, re.MULTILINE)
 
 
@@ -30,11 +27,6 @@ def daemon(user: User) -> Iterator[Daemon]:
     made = Daemon(user)
     profile = re.findall(r"^```yaml\n(name: .*?)^```$", TEXT, re.MULTILINE | re.DOTALL)[0]
     (made.profiles / "release-agent.yaml").write_text(profile)
-    folder = made.folder / "bin"
-    folder.mkdir()
-    for name, command in COMMANDS.items():
-        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
-        (folder / name).chmod(0o755)
     try:
         made.start()
         yield made
@@ -68,22 +60,6 @@ def project(user: User) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def typed(daemon: Daemon, user: User, folder: Path, line: str) -> subprocess.Popen[str]:
-    path = f"{daemon.folder}/bin:/usr/bin:/bin"
-    return subprocess.Popen(
-        ["/bin/bash", "-c", line],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=daemon.environment(user) | {"PATH": path, "PYTHONPATH": str(ROOT)},
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-    )
-
-
 def waiting(daemon: Daemon) -> str:
     """The id of the ask that waits."""
     found: list[str] = []
@@ -101,15 +77,15 @@ def test_the_commands_do_what_the_text_says(
     daemon: Daemon, user: User, stranger: User, project: Path, way: str
 ) -> None:
     start, listing, approve, later, _webhook = LINES
-    pushing = typed(daemon, user, project, start)
+    pushing = Shell(daemon, user, project).start(start)
     identity = waiting(daemon)
     assert pushing.poll() is None
-    output, _errors = typed(daemon, user, project, listing).communicate(timeout=30)
+    output, _errors = Shell(daemon, user, project).start(listing).communicate(timeout=30)
     assert f"{identity}  proc.exec  /usr/bin/git" in output
     assert "git push origin main" in output
     assert "pushes are reviewed" in output
     if way == "rictl":
-        done = typed(daemon, user, project, approve.replace("ID", identity))
+        done = Shell(daemon, user, project).start(approve.replace("ID", identity))
     else:
         if shutil.which("curl") is None:
             pytest.skip("curl is not on this host")
@@ -117,7 +93,7 @@ def test_the_commands_do_what_the_text_says(
             (token,) = database.execute("SELECT token FROM asks WHERE id = ?", (identity,))
         line = later.replace("/run/ri/ri.sock", str(daemon.socket))
         line = line.replace("TOKEN", token[0]).replace("asks/ID", f"asks/{identity}")
-        done = typed(daemon, stranger, stranger.home, line)
+        done = Shell(daemon, stranger, stranger.home).start(line)
     output, errors = done.communicate(timeout=30)
     assert done.returncode == 0, errors
     output, errors = pushing.communicate(timeout=60)

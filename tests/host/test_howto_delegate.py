@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.daemon import PYTHON, Daemon, User
+from tests.support.commands import Shell
+from tests.support.daemon import Daemon, User
 
 TEXT = (ROOT / "docs" / "howto-delegate.md").read_text(encoding="utf-8").partition("## Pass")[2]
-COMMANDS = {
-    "rictl": f'exec {PYTHON} -m monitor.cli.rictl "$@"',
-    "ri-exec": f'exec /usr/bin/python3 -I -S {ROOT}/monitor/launch/ri_exec.py "$@"',
-}
 
 
 def block(kind: str) -> str:
@@ -30,11 +26,6 @@ def block(kind: str) -> str:
 def daemon(user: User) -> Iterator[Daemon]:
     made = Daemon(user)
     made.delegations.write_text(block("yaml").replace("user:alice", f"user:{user.name}"))
-    folder = made.folder / "bin"
-    folder.mkdir()
-    for name, command in COMMANDS.items():
-        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
-        (folder / name).chmod(0o755)
     try:
         made.start()
         yield made
@@ -46,21 +37,7 @@ def test_the_commands_do_what_the_text_says(daemon: Daemon, user: User) -> None:
     place = user.home / "project"
     place.mkdir()
     os.chown(place, user.uid, user.gid)
-    path = f"{daemon.folder}/bin:/usr/bin:/bin"
-
-    def typed(line: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["/bin/bash", "-c", line],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=place,
-            env=daemon.environment(user) | {"PATH": path, "PYTHONPATH": str(ROOT)},
-            user=user.uid,
-            group=user.gid,
-            extra_groups=[],
-        )
-
+    typed = Shell(daemon, user, place).type
     lines = [line[2:] for line in block("console").splitlines()]
     make, code, narrow, show, review, again, revoke = [typed(line) for line in lines]
     for done in (make, code, narrow, show, revoke):

@@ -5,20 +5,16 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.checkout import ROOT
-from tests.support.daemon import PYTHON, Daemon, User
+from tests.support.commands import Shell
+from tests.support.daemon import Daemon, User
 
 TEXT = (ROOT / "docs" / "howto-delegate.md").read_text(encoding="utf-8")
 SECTION = TEXT.partition("## Let an agent start others")[2].partition("\n## ")[0]
-COMMANDS = {
-    "rictl": f'exec {PYTHON} -m monitor.cli.rictl "$@"',
-    "ri-exec": f'exec /usr/bin/python3 -I -S {ROOT}/monitor/launch/ri_exec.py "$@"',
-}
 
 
 def block(kind: str) -> str:
@@ -30,11 +26,6 @@ def block(kind: str) -> str:
 def daemon(user: User) -> Iterator[Daemon]:
     made = Daemon(user)
     made.delegations.write_text(block("yaml").replace("user:alice", f"user:{user.name}"))
-    folder = user.home / ".local" / "bin"
-    folder.mkdir(parents=True)
-    for name, command in COMMANDS.items():
-        (folder / name).write_text(f"#!/bin/sh\n{command}\n")
-        (folder / name).chmod(0o755)
     try:
         made.start()
         yield made
@@ -51,18 +42,7 @@ def test_the_commands_do_what_the_text_says(daemon: Daemon, user: User) -> None:
     lines = [line[2:] for line in block("console").splitlines()]
     start, *typed, log = lines
     assert typed.pop() == "exit"
-    done = subprocess.run(
-        ["/bin/bash", "-c", start],
-        input="\n".join(typed),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        cwd=place,
-        env=daemon.environment(user) | {"PATH": f"{user.home}/.local/bin:/usr/bin:/bin"},
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-    )
+    done = Shell(daemon, user, place).type(start, "\n".join(typed))
     assert done.stdout == "fixed\n", (done.stdout, done.stderr)
     assert (place / "notes.txt").read_text() == "fixed\n"
     daemon.settled()
