@@ -13,14 +13,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from monitor.daemon.packets import base, check
 from monitor.daemon.packets.chains import Chains
 from monitor.daemon.packets.packets import Count, Element, Packets, SessionFacts
-from monitor.kernel import nft
+from monitor.kernel import nfnetlink, nft
 from monitor.kernel.cgroup import OWN, Cgroup
 from monitor.policy.packets import EVERYTHING, PacketRules, Span, rules
 from tests.support.network import ALLOWED4, ALLOWED6, DENIED4, DENIED6, HERE4, Network
@@ -226,6 +226,7 @@ def test_many_ports_of_an_added_address(floor: Floor) -> None:
         assert inside(session, send(DENIED4, 150)) == REFUSED
         with pytest.raises(ValueError, match="spans"):
             successor.add_elements(session.name, [element(DENIED4, 100, 180)])
+        successor.close()
 
 
 def test_what_was_added_stays_through_replacement(floor: Floor) -> None:
@@ -433,14 +434,41 @@ def test_half_a_replacement_is_swept_up(floor: Floor) -> None:
         assert inside(session, send(ALLOWED4)) == DONE
         successor = Packets(floor.instance)
         assert successor.prepare() == [session.name]
-        assert successor.leftovers([session.name]) == []
         text = table(floor)
         assert "stray" not in text
         assert f"send_{session.name}_b" not in text
         assert inside(session, send(ALLOWED4)) == DONE
         language.apply(chains.version("b", NOTHING))
         successor.replace(session.facts, rules([POLICY]))  # over what is left
+        successor.close()
         assert (inside(session, send(ALLOWED4)), inside(session, send(DENIED4))) == (DONE, REFUSED)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_a_replacement_that_fails_is_no_harm(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """At each of its steps: the rules hold, the next try works, and the end leaves nothing."""
+    before = table(floor)
+    session = floor.session()
+    made = floor.packets._netlink.apply
+    steps = iter(range(9))
+
+    def fail(changes: Sequence[nfnetlink.Message]) -> None:
+        if next(steps) == step:
+            raise OSError(errno.ENOBUFS, "no room")
+        made(changes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(floor.packets._netlink, "apply", fail)
+        with pytest.raises(OSError, match="no room"):
+            floor.packets.replace(session.facts, rules([POLICY]))
+    assert (inside(session, send(ALLOWED4)), inside(session, send(DENIED4))) == (DONE, REFUSED)
+    if step:
+        floor.packets.replace(session.facts, rules([POLICY]))
+        assert inside(session, send(ALLOWED4)) == DONE
+    floor.end(session)
+    assert table(floor) == before
 
 
 def test_a_table_that_does_not_fit_is_replaced(floor: Floor) -> None:
@@ -504,6 +532,24 @@ def test_flushed_by_another_tool(floor: Floor) -> None:
         assert (inside(session, send(ALLOWED4)), inside(session, send(DENIED4))) == (DONE, REFUSED)
 
 
+def test_a_session_ends_whatever_another_tool_took(floor: Floor) -> None:
+    name = base.table_name(floor.instance)
+    one, other = floor.session(), floor.session()
+    subprocess.run(["nft", f"delete chain inet {name} output"], check=True)
+    subprocess.run(["nft", f"flush map inet {name} send_2"], check=True)
+    floor.end(one)
+    assert f"_{one.name}" not in table(floor)
+    subprocess.run(["nft", "flush", "ruleset"], check=True)
+    floor.end(other)
+    floor.packets.prepare()
+
+
+def test_a_socket_made_outside_is_not_the_sessions(floor: Floor) -> None:
+    """What a session is given by others stays theirs: launches close what is inherited."""
+    with socket.socket(V4, DGRAM) as given, floor.running(NOTHING) as session:
+        assert inside(session, lambda: attempt(lambda: given.sendto(b"x", (DENIED4, 53)))) == DONE
+
+
 def test_the_rules_can_be_listed_and_loaded_again(floor: Floor) -> None:
     """As an administrator does: nft(8) must neither choke on them nor print what it cannot read."""
     held = rules([POLICY], [Span(TCP, 1, 9)])
@@ -531,9 +577,9 @@ def test_bad_input_is_refused_in_words(floor: Floor) -> None:
         with pytest.raises(OSError, match="levels"):
             floor.packets.install(SessionFacts("root", floor.root.path), NOTHING)
         gone = SessionFacts("gone", floor.root.path / "gone")
-        with pytest.raises(OSError, match="nftables"):
+        with pytest.raises(FileNotFoundError, match="gone"):
             floor.packets.install(gone, NOTHING)
-        assert "gone" not in floor.packets.missing([])
+        assert "gone" not in table(floor)
 
 
 def test_a_host_without_the_binding_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ class Floor:
     def clean(self) -> None:
         """Leave nothing of the instance on the host."""
         self.packets.drop()
+        self.packets.close()
         (self.root.path / "cgroup.kill").write_text("1")
         wait_until(lambda: not self.root.populated())
         for folder in sorted(self.root.path.rglob("*/"), reverse=True):

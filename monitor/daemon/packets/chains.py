@@ -133,50 +133,6 @@ class Chains:
         commands += [self._rule(take, *each) for each in self._taking(version, rules)]
         return commands
 
-    def without_version(self, version: str) -> list[Item]:
-        """Take a version away that nothing leads to."""
-        return [
-            *(
-                self._delete("chain", chain_name(direction, self._session, version))
-                for direction in DIRECTIONS
-            ),
-            *(
-                self._delete("set", fixed_name(kind, family, self._session, version))
-                for kind in FIXED
-                for family in FAMILIES
-            ),
-        ]
-
-    def enter(self, cgroup: str, level: int, version: str, *, outermost: bool) -> list[Item]:
-        """Lead to `version` from now on."""
-        commands = [
-            self._add(
-                "element",
-                name=f"{direction}_{level}",
-                elem=[
-                    [cgroup, {"jump": {"target": chain_name(direction, self._session, version)}}]
-                ],
-            )
-            for direction in DIRECTIONS
-        ]
-        if outermost:
-            commands.append(self._add("element", name="known", elem=[cgroup]))
-        return commands
-
-    def leave(self, key: Any, level: int, version: str, *, outermost: bool) -> list[Item]:
-        """Lead to `version` no more; `key` is the cgroup as the maps list it."""
-        commands = [
-            self._delete(
-                "element",
-                f"{direction}_{level}",
-                elem=[[key, self._jump(direction, version)]],
-            )
-            for direction in DIRECTIONS
-        ]
-        if outermost:
-            commands.append(self._delete("element", "known", elem=[key]))
-        return commands
-
     def _sending(self, version: str, rules: PacketRules) -> Iterable[Sequence[Item]]:
         """What leaves is counted and returns to the next session's chain, or is refused."""
         sent = {"counter": counter_name("sent", self._session)}
@@ -250,9 +206,6 @@ class Chains:
         name = f"@{peers_name(family, self._session)}"
         return {"set": {"op": "update", "elem": element, "set": name}}
 
-    def _jump(self, direction: str, version: str) -> Item:
-        return {"jump": {"target": chain_name(direction, self._session, version)}}
-
     def _fixed(self, kind: str, family: int, version: str) -> str:
         return fixed_name(kind, family, self._session, version)
 
@@ -261,9 +214,6 @@ class Chains:
 
     def _rule(self, chain: str, *expressions: Item) -> Item:
         return self._add("rule", chain=chain, expr=list(expressions))
-
-    def _delete(self, what: str, name: str, **more: Any) -> Item:
-        return {"delete": {what: {"family": "inet", "table": self._table, "name": name, **more}}}
 
     def _flush(self, what: str, name: str) -> Item:
         return {"flush": {what: {"family": "inet", "table": self._table, "name": name}}}

@@ -8,39 +8,38 @@ packets. Not for several threads at once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
-import os
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from monitor.daemon.packets import base
 from monitor.daemon.packets.chains import (
     COUNTERS,
     DIRECTIONS,
     FAMILIES,
+    FIXED,
     VERSIONS,
     Chains,
-    Item,
+    chain_name,
     counter_name,
     fixed_name,
     named_name,
     owner,
+    peers_name,
     span_name,
 )
+from monitor.kernel import nfnetlink
 from monitor.kernel.cgroup import instance_root
-from monitor.kernel.nft import NAMES, Nft, cgroup_level, cgroup_name
+from monitor.kernel.nft import Nft, cgroup_level, cgroup_name
 from monitor.policy.action import IPAddress
 from monitor.policy.packets import PacketRules, Span
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
-# How some names of libnftables are numbers here.
-PROTOCOLS = {"tcp": 6, "udp": 17}
-# In one command; more would need a larger netlink message than every kernel takes.
-BATCH = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,10 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """Where a session's chains hang: its version, the cgroup as the maps list it, its level."""
+    """Where a session's chains hang: its version, the id of its cgroup, its level."""
 
     version: str
-    key: Any
+    cgroup: int
     level: int
 
 
@@ -102,9 +101,14 @@ class Packets:
         self._instance = instance
         self._table = base.table_name(instance)
         self._nft = Nft()
+        self._netlink = nfnetlink.Connection()
         self._level = 0
         self._placed: dict[str, _Placed] = {}
         self._spans: dict[str, tuple[Span, ...]] = {}
+
+    def close(self) -> None:
+        """Leave what is in force in force."""
+        self._netlink.close()
 
     def prepare(self) -> list[str]:
         """Make the table or take the one that is there over; the sessions that have rules in it.
@@ -124,6 +128,7 @@ class Packets:
             old = f"add table inet {self._table}\ndelete table inet {self._table}\n"
             self._nft.run(old + script)
             self._read()
+        self._sweep()
         return sorted(self._placed)
 
     def install(self, session: SessionFacts, rules: PacketRules) -> None:
@@ -134,10 +139,11 @@ class Packets:
         name = _checked(session.id)
         if name in self._placed:
             raise FileExistsError(errno.EEXIST, f"session {name} has network rules already")
-        chains = Chains(self._table, name)
-        self._nft.run(chains.lasting(rules))
-        self._nft.apply(chains.version("a", rules))
-        self._enter(chains, session, "a", rules)
+        placed = self._place(session, VERSIONS[0])
+        self._build(name, placed.version, rules)
+        self._netlink.apply(self._entering(name, placed))
+        self._placed[name] = placed
+        self._spans[name] = rules.spans
 
     def replace(self, session: SessionFacts, rules: PacketRules) -> None:
         """Go over to other rules: a packet meets all of the old or all of the new.
@@ -149,14 +155,13 @@ class Packets:
         if old is None:
             self.install(session, rules)
             return
-        new = VERSIONS[1 - VERSIONS.index(old.version)]
-        chains = Chains(self._table, name)
-        self._nft.run(chains.lasting(rules))
-        self._nft.apply(chains.version(new, rules))
-        outermost = self._outermost(old.level)
-        leaving = chains.leave(old.key, old.level, old.version, outermost=outermost)
-        self._enter(chains, session, new, rules, leaving)
-        self._nft.apply(chains.without_version(old.version))
+        placed = self._place(session, VERSIONS[1 - VERSIONS.index(old.version)])
+        self._build(name, placed.version, rules)
+        self._netlink.apply([*self._leaving(old), *self._entering(name, placed)])
+        self._placed[name] = placed
+        # Sets of spans that are no longer spoken of go with the session.
+        self._spans[name] = tuple(sorted({*self._spans.get(name, ()), *rules.spans}))
+        self._netlink.apply(self._without(name, old.version))
 
     def remove(self, session: str) -> None:
         """Take a session's rules away; nothing where it has none.
@@ -164,8 +169,19 @@ class Packets:
         From then on its cgroup is refused everything, so this comes after its last process, and
         `cgroup` may still be there or not. Those nested in it come first.
         """
-        if session in self._placed:
+        if session not in self._placed:
+            return
+        try:
             self._remove([session])
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EBUSY):
+                raise
+            # Another tool was here, or a replacement failed. What is left goes, whatever that is.
+            self.missing(())
+            self._placed.pop(session, None)
+            self._spans.pop(session, None)
+            with contextlib.suppress(FileNotFoundError):
+                self._sweep()
 
     def add_elements(self, session: str, elements: Iterable[Element]) -> None:
         """Let a session reach more; for one that is there, its time begins anew.
@@ -182,16 +198,17 @@ class Packets:
     def counters(self, session: str) -> Counters:
         """What a session's rules have counted. OSError (ENOENT) where it has none."""
         placed = self._placed_of(session)
-        counts = [
-            self._nft.read(self._list("counter", counter_name(kind, session)))[0]["counter"]
+        sent, refused, turned = (
+            Count(*self._netlink.counter(self._table, counter_name(kind, session)))
             for kind in COUNTERS
-        ]
-        rules: dict[tuple[str, str, int, int, int], Count] = {}
-        for family in FAMILIES:
-            for each in self._elements(fixed_name("send", family, session, placed.version)):
-                counted = each["elem"]["counter"]
-                rules[_interval(each["elem"]["val"])] = _count(counted)
-        sent, refused, turned = (_count(each) for each in counts)
+        )
+        rules = {
+            _interval(family, each.key, each.end): Count(each.packets, each.bytes)
+            for family in FAMILIES
+            for each in self._netlink.elements(
+                self._table, fixed_name("send", family, session, placed.version)
+            )
+        }
         return Counters(sent, refused, turned, rules)
 
     def leftovers(self, live: Collection[str]) -> list[str]:
@@ -223,22 +240,60 @@ class Packets:
 
     # -- how --------------------------------------------------------------------------------------
 
-    def _enter(
-        self,
-        chains: Chains,
-        session: SessionFacts,
-        version: str,
-        rules: PacketRules,
-        before: Sequence[Item] = (),
-    ) -> None:
+    def _place(self, session: SessionFacts, version: str) -> _Placed:
         level = cgroup_level(session.cgroup)
         if not self._level < level <= self._level + base.LEVELS:
             raise OSError(errno.EINVAL, f"{session.cgroup} is not within the instance's levels")
-        key = cgroup_name(session.cgroup)
-        entering = chains.enter(key, level, version, outermost=self._outermost(level))
-        self._nft.apply([*before, *entering])
-        self._placed[session.id] = _Placed(version, key, level)
-        self._spans[session.id] = rules.spans
+        return _Placed(version, session.cgroup.stat().st_ino, level)
+
+    def _build(self, session: str, version: str, rules: PacketRules) -> None:
+        """Make a version that nothing leads to yet."""
+        chains = Chains(self._table, session)
+        known = self._spans.get(session)
+        if known is None or not {*rules.spans} <= {*known}:
+            self._nft.run(chains.lasting(rules))
+        self._nft.apply(chains.version(version, rules))
+
+    def _entering(self, session: str, placed: _Placed) -> list[nfnetlink.Message]:
+        """Lead to a session's chains."""
+        key = _cgroup_key(placed.cgroup)
+        found = [
+            message
+            for direction in DIRECTIONS
+            for message in nfnetlink.add_jump(
+                self._table,
+                f"{direction}_{placed.level}",
+                key,
+                chain_name(direction, session, placed.version),
+            )
+        ]
+        if self._outermost(placed.level):
+            found += nfnetlink.add_elements(self._table, "known", [(key, None)])
+        return found
+
+    def _leaving(self, placed: _Placed) -> list[nfnetlink.Message]:
+        """Lead to a session's chains no more."""
+        names = [f"{direction}_{placed.level}" for direction in DIRECTIONS]
+        if self._outermost(placed.level):
+            names.append("known")
+        key = _cgroup_key(placed.cgroup)
+        return [
+            message
+            for name in names
+            for message in nfnetlink.delete_elements(self._table, name, [key])
+        ]
+
+    def _without(self, session: str, version: str) -> list[nfnetlink.Message]:
+        """Take a version away that nothing leads to."""
+        found: list[nfnetlink.Message] = []
+        for direction in DIRECTIONS:
+            name = chain_name(direction, session, version)
+            found += nfnetlink.delete_chain(self._table, name)
+        for kind in FIXED:
+            for family in FAMILIES:
+                name = fixed_name(kind, family, session, version)
+                found += nfnetlink.delete_set(self._table, name)
+        return found
 
     def _outermost(self, level: int) -> bool:
         return level == self._level + 1
@@ -251,27 +306,25 @@ class Packets:
 
     def _change(self, session: str, elements: Iterable[Element], *, adding: bool) -> None:
         self._placed_of(session)
-        sets: dict[str, dict[str, tuple[Any, int | None]]] = {}
+        sets: dict[str, dict[bytes, int | None]] = {}
         for each in elements:
+            timeout = None if each.seconds is None else max(each.seconds, 1) * 1000
             for name, key in self._keys(session, each):
-                sets.setdefault(name, {})[str(key)] = (key, each.seconds)
+                sets.setdefault(name, {})[key] = timeout
+        changes: list[nfnetlink.Message] = []
         for name, keys in sets.items():
-            found = list(keys.values())
-            for first in range(0, len(found), BATCH):
-                some = found[first : first + BATCH]
-                bare = [key for key, _seconds in some]
-                # Kernels before 6.12 leave the old time: so added, taken away and added again.
-                commands = [self._element("add", name, bare), self._element("delete", name, bare)]
-                if adding:
-                    timed = [_timed(key, seconds) for key, seconds in some]
-                    commands.append(self._element("add", name, timed))
-                self._nft.apply(commands)
+            # Kernels before 6.12 leave the old time: so added, taken away and added again.
+            bare = [(key, None) for key in keys]
+            changes += nfnetlink.add_elements(self._table, name, bare)
+            changes += nfnetlink.delete_elements(self._table, name, list(keys))
+            if adding:
+                changes += nfnetlink.add_elements(self._table, name, list(keys.items()))
+        self._netlink.apply(changes)
 
-    def _keys(self, session: str, element: Element) -> Iterable[tuple[str, Any]]:
+    def _keys(self, session: str, element: Element) -> Iterable[tuple[str, bytes]]:
         family = element.address.version
         if element.low == element.high:
-            key = {"concat": [str(element.address), element.protocol, element.low]}
-            yield named_name(family, session), key
+            yield named_name(family, session), _end_key(element)
             return
         spans = [
             span
@@ -285,92 +338,90 @@ class Packets:
                 f"ports {element.low}-{element.high} are none that session {session} has spans for"
             )
         for span in spans:
-            yield span_name(span, family, session), str(element.address)
-
-    def _element(self, command: str, name: str, elements: list[Any]) -> Item:
-        return {command: {"element": {**self._in(name), "elem": elements}}}
-
-    def _in(self, name: str) -> Item:
-        return {"family": "inet", "table": self._table, "name": name}
-
-    def _list(self, what: str, name: str) -> Item:
-        return {"list": {what: self._in(name)}}
-
-    def _elements(self, name: str, what: str = "set") -> list[Any]:
-        found = self._nft.read(self._list(what, name))
-        return list(found[0][what].get("elem", ())) if found else []
+            yield span_name(span, family, session), element.address.packed
 
     def _read(self) -> None:
-        """Which sessions have chains that the maps lead to, and which spans those have."""
+        """Which sessions are led to as they should be, and which spans those have."""
         self._placed.clear()
         self._spans.clear()
+        known = {each.key for each in self._netlink.elements(self._table, "known")}
         for level in range(self._level + 1, self._level + base.LEVELS + 1):
-            for key, verdict in self._elements(f"send_{level}", "map"):
-                _direction, rest = verdict["jump"]["target"].split("_", 1)
-                name, version = rest.rsplit("_", 1)
-                self._placed[name] = _Placed(version, key, level)
+            there: list[dict[str, _Placed]] = []
+            for direction in DIRECTIONS:
+                led: dict[str, _Placed] = {}
+                for each in self._netlink.elements(self._table, f"{direction}_{level}"):
+                    found = owner(each.chain)
+                    if found and (not self._outermost(level) or each.key in known):
+                        cgroup = int.from_bytes(each.key, sys.byteorder)
+                        led[found[0]] = _Placed(found[1], cgroup, level)
+                there.append(led)
+            sends, takes = there
+            self._placed |= {
+                name: placed for name, placed in sends.items() if takes.get(name) == placed
+            }
         spans: dict[str, list[Span]] = {}
-        for name in self._names("set"):
+        for name in self._netlink.names("set", self._table):
             if name.startswith("span4_"):
                 protocol, low, high, session = name.split("_", 4)[1:]
                 spans.setdefault(session, []).append(Span(int(protocol), int(low), int(high)))
         self._spans.update({session: tuple(sorted(each)) for session, each in spans.items()})
 
-    def _names(self, what: str) -> list[str]:
-        listed = self._nft.read({"list": {f"{what}s": {"family": "inet", "table": self._table}}})
-        return [
-            each[what]["name"]
-            for each in listed
-            if what in each and each[what]["table"] == self._table
-        ]
-
     def _remove(self, sessions: Sequence[str]) -> None:
-        going = {name: self._placed[name] for name in sessions}
-        commands: list[Item] = []
-        for name, placed in going.items():
-            outermost = self._outermost(placed.level)
-            chains = Chains(self._table, name)
-            commands += chains.leave(placed.key, placed.level, placed.version, outermost=outermost)
-        if not all(_exists(placed.key) for placed in going.values()):
-            commands = self._without(going)
-        self._nft.apply(commands)
-        for name in going:
+        changes: list[nfnetlink.Message] = []
+        for name in sessions:
+            placed = self._placed[name]
+            changes += self._leaving(placed)
+            changes += self._without(name, placed.version)
+            lasting = [
+                made(family, name) for made in (named_name, peers_name) for family in FAMILIES
+            ]
+            lasting += [
+                span_name(span, family, name)
+                for span in self._spans.get(name, ())
+                for family in FAMILIES
+            ]
+            for each in lasting:
+                changes += nfnetlink.delete_set(self._table, each)
+            for kind in COUNTERS:
+                changes += nfnetlink.delete_counter(self._table, counter_name(kind, name))
+        self._netlink.apply(changes)
+        for name in sessions:
             del self._placed[name]
             self._spans.pop(name, None)
-        self._sweep(list(going))
 
-    def _without(self, going: Mapping[str, _Placed]) -> list[Item]:
-        """Empty the maps and fill them again: libnftables cannot name a cgroup that is gone."""
-        levels = {placed.level for placed in going.values()}
-        commands: list[Item] = []
-        for level in levels:
-            commands += [{"flush": {"map": self._in(f"{each}_{level}")}} for each in DIRECTIONS]
-            if self._outermost(level):
-                commands.append({"flush": {"set": self._in("known")}})
-        for name, placed in self._placed.items():
-            if name not in going and placed.level in levels and _exists(placed.key):
-                chains = Chains(self._table, name)
-                commands += chains.enter(
-                    placed.key,
-                    placed.level,
-                    placed.version,
-                    outermost=self._outermost(placed.level),
-                )
-        return commands
+    def _strays(self) -> list[nfnetlink.Message]:
+        """What the maps hold of sessions that are not in force."""
+        held = {(each.level, _cgroup_key(each.cgroup)) for each in self._placed.values()}
+        maps = {
+            f"{direction}_{level}": level
+            for direction in DIRECTIONS
+            for level in range(self._level + 1, self._level + base.LEVELS + 1)
+        }
+        changes: list[nfnetlink.Message] = []
+        for name, level in {**maps, "known": self._level + 1}.items():
+            keys = [each.key for each in self._netlink.elements(self._table, name)]
+            strays = [key for key in keys if (level, key) not in held]
+            changes += nfnetlink.delete_elements(self._table, name, strays)
+        return changes
 
-    def _sweep(self, sessions: Collection[str] | None = None) -> None:
-        """Take away what is of no version in force: of these sessions, or of whatever session."""
-        commands: list[Item] = []
-        for what in ("chain", "set", "counter"):  # chains first: they refer to the others
-            for name in self._names(what):
+    def _sweep(self) -> None:
+        """Take away what is of no session or version in force."""
+        self._netlink.apply(self._strays())
+        deletions = {
+            "chain": nfnetlink.delete_chain,  # chains first: they refer to the others
+            "set": nfnetlink.delete_set,
+            "counter": nfnetlink.delete_counter,
+        }
+        changes: list[nfnetlink.Message] = []
+        for what, delete in deletions.items():
+            for name in self._netlink.names(what, self._table):
                 found = owner(name)
-                if found is None or (sessions is not None and found[0] not in sessions):
+                if found is None:
                     continue
                 placed = self._placed.get(found[0])
                 if placed is None or found[1] not in ("", placed.version):
-                    commands.append({"delete": {what: self._in(name)}})
-        if commands:
-            self._nft.apply(commands)
+                    changes += delete(self._table, name)
+        self._netlink.apply(changes)
 
 
 def _checked(session: str) -> str:
@@ -379,30 +430,22 @@ def _checked(session: str) -> str:
     return session
 
 
-def _exists(key: Any) -> bool:
-    """Whether the cgroup that the maps list as `key` is there: else they list its number."""
-    return os.path.isdir(os.path.join(NAMES, str(key)))  # noqa: PTH112, PTH118 - joined as it is
+def _cgroup_key(cgroup: int) -> bytes:
+    return cgroup.to_bytes(8, sys.byteorder)
 
 
-def _timed(key: Any, seconds: int | None) -> Any:
-    return key if seconds is None else {"elem": {"val": key, "timeout": max(seconds, 1)}}
+def _end_key(element: Element) -> bytes:
+    """address . inet_proto . inet_service: each part fills whole 32-bit registers."""
+    return (
+        element.address.packed
+        + bytes((element.protocol, 0, 0, 0))
+        + element.low.to_bytes(2, "big")
+        + bytes(2)
+    )
 
 
-def _count(counter: Mapping[str, int]) -> Count:
-    return Count(counter["packets"], counter["bytes"])
-
-
-def _interval(value: Mapping[str, Sequence[Any]]) -> tuple[str, str, int, int, int]:
-    addresses, protocol, ports = value["concat"]
-    first, last = _ends(addresses)
-    low, high = _ends(ports)
-    return first, last, PROTOCOLS.get(protocol, protocol), low, high
-
-
-def _ends(value: Any) -> tuple[Any, Any]:
-    if isinstance(value, dict) and "range" in value:
-        return value["range"][0], value["range"][1]
-    if isinstance(value, dict) and "prefix" in value:
-        network = ipaddress.ip_network(f"{value['prefix']['addr']}/{value['prefix']['len']}")
-        return str(network[0]), str(network[-1])
-    return value, value
+def _interval(family: int, first: bytes, last: bytes) -> tuple[str, str, int, int, int]:
+    size = 4 if family == 4 else 16
+    start, end = (str(ipaddress.ip_address(each[:size])) for each in (first, last))
+    low, high = (int.from_bytes(each[size + 4 : size + 6], "big") for each in (first, last))
+    return start, end, first[size], low, high
