@@ -16,7 +16,8 @@ from functools import partial
 
 import pytest
 
-from monitor.daemon.packets.packets import Element, Packets
+from monitor.daemon.packets.facts import Element
+from monitor.daemon.packets.packets import Packets
 from monitor.policy.packets import PacketRules, rules
 from tests.support.network import ALLOWED4, Network
 from tests.support.packets import POLICY, Floor

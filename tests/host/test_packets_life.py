@@ -19,7 +19,8 @@ import pytest
 
 from monitor.daemon.packets import base, check
 from monitor.daemon.packets.chains import Chains
-from monitor.daemon.packets.packets import Count, Element, Packets, SessionFacts
+from monitor.daemon.packets.facts import Count, Element, SessionFacts
+from monitor.daemon.packets.packets import Packets
 from monitor.kernel import nfnetlink, nft
 from monitor.kernel.cgroup import OWN, Cgroup
 from monitor.policy.packets import EVERYTHING, PacketRules, Span, rules
@@ -238,6 +239,19 @@ def test_what_was_added_stays_through_replacement(floor: Floor) -> None:
             assert inside(session, send(ALLOWED4)) == DONE
 
 
+def test_spans_are_those_of_the_rules_in_force(floor: Floor) -> None:
+    one, other = ([Span(UDP, 100, 200)], [Span(UDP, 150, 250)])
+    with floor.running(rules([policy()], one)) as session:
+        floor.packets.add_elements(session.name, [element(DENIED4, 100, 200)])
+        floor.packets.replace(session.facts, rules([policy()], other))
+        assert inside(session, send(DENIED4, 150)) == REFUSED
+        with pytest.raises(ValueError, match="spans"):
+            floor.packets.add_elements(session.name, [element(DENIED4, 100, 200)])
+        floor.packets.add_elements(session.name, [element(DENIED4, 150, 250)])
+        floor.packets.replace(session.facts, rules([POLICY], other))
+        assert inside(session, send(DENIED4, 150)) == DONE
+
+
 # -- replacement -----------------------------------------------------------------------------------
 
 
@@ -299,8 +313,8 @@ def test_a_stream_lives_through_replacement(network: Network, floor: Floor) -> N
         while time.monotonic() < until:
             floor.packets.replace(session.facts, rules([POLICY]))
         sent = running.result()
+        reader.join()  # before the session's end, which cuts what is on its way
         assert floor.packets.counters(session.name).refused == Count(0, 0)
-    reader.join()
     server.close()
     assert got == [sent]
 

@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from monitor.daemon.packets.packets import Packets, SessionFacts
+from monitor.daemon.packets.facts import SessionFacts
+from monitor.daemon.packets.packets import Packets
 from monitor.kernel.cgroup import Cgroup, instance_root
 from monitor.policy.packets import PacketRules, rules
 from tests.support.daemon import wait_until

@@ -13,85 +13,29 @@ import errno
 import ipaddress
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Collection, Iterable, Sequence
 
 from monitor.daemon.packets import base
 from monitor.daemon.packets.chains import (
     COUNTERS,
     DIRECTIONS,
     FAMILIES,
-    FIXED,
     VERSIONS,
     Chains,
-    chain_name,
     counter_name,
     fixed_name,
     named_name,
     owner,
-    peers_name,
     span_name,
 )
+from monitor.daemon.packets.changes import Changes, cgroup_key
+from monitor.daemon.packets.facts import Count, Counters, Element, Placed, SessionFacts
 from monitor.kernel import nfnetlink
 from monitor.kernel.cgroup import instance_root
 from monitor.kernel.nft import Nft, cgroup_level, cgroup_name
-from monitor.policy.action import IPAddress
 from monitor.policy.packets import PacketRules, Span
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class SessionFacts:
-    """Which session: its id, and its cgroup, which must exist when its rules are put in force."""
-
-    id: str
-    cgroup: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Element:
-    """An address that a session may reach at ports `low`..`high`, for `seconds`; None: always.
-
-    More than one port only as a union of the spans that its rules were made with.
-    """
-
-    address: IPAddress
-    protocol: int
-    low: int
-    high: int
-    seconds: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    packets: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """Since the session's rules were put in force: what was sent, and what was refused.
-
-    `refused` wanted out, `turned` wanted in. `sent` is what its own chain let pass, so that
-    with nested sessions it holds theirs as well. `rules`: sent by each interval of the rules in
-    force, as (first address, last address, protocol, low port, high port).
-    """
-
-    sent: Count
-    refused: Count
-    turned: Count
-    rules: Mapping[tuple[str, str, int, int, int], Count]
-
-
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """Where a session's chains hang: its version, the id of its cgroup, its level."""
-
-    version: str
-    cgroup: int
-    level: int
 
 
 class Packets:
@@ -103,7 +47,8 @@ class Packets:
         self._nft = Nft()
         self._netlink = nfnetlink.Connection()
         self._level = 0
-        self._placed: dict[str, _Placed] = {}
+        self._changes = Changes(self._table, self._level)
+        self._placed: dict[str, Placed] = {}
         self._spans: dict[str, tuple[Span, ...]] = {}
 
     def close(self) -> None:
@@ -118,6 +63,7 @@ class Packets:
         """
         root = instance_root(self._instance)
         self._level = cgroup_level(root)
+        self._changes = Changes(self._table, self._level)
         script = base.script(self._table, cgroup_name(root), self._level)
         try:
             self._nft.run(script)
@@ -141,14 +87,15 @@ class Packets:
             raise FileExistsError(errno.EEXIST, f"session {name} has network rules already")
         placed = self._place(session, VERSIONS[0])
         self._build(name, placed.version, rules)
-        self._netlink.apply(self._entering(name, placed))
+        self._netlink.apply(self._changes.entering(name, placed))
         self._placed[name] = placed
         self._spans[name] = rules.spans
 
     def replace(self, session: SessionFacts, rules: PacketRules) -> None:
         """Go over to other rules: a packet meets all of the old or all of the new.
 
-        What was added at run time stays. Installs where there are none.
+        What was added at run time stays, but for ports of spans that are others now. Installs where
+        there are none.
         """
         name = _checked(session.id)
         old = self._placed.get(name)
@@ -157,11 +104,13 @@ class Packets:
             return
         placed = self._place(session, VERSIONS[1 - VERSIONS.index(old.version)])
         self._build(name, placed.version, rules)
-        self._netlink.apply([*self._leaving(old), *self._entering(name, placed)])
+        self._netlink.apply([*self._changes.leaving(old), *self._changes.entering(name, placed)])
         self._placed[name] = placed
-        # Sets of spans that are no longer spoken of go with the session.
-        self._spans[name] = tuple(sorted({*self._spans.get(name, ()), *rules.spans}))
-        self._netlink.apply(self._without(name, old.version))
+        gone = {*self._spans.get(name, ())} - {*rules.spans}
+        self._spans[name] = rules.spans
+        self._netlink.apply(
+            self._changes.without(name, old.version) + self._changes.without_spans(name, gone)
+        )
 
     def remove(self, session: str) -> None:
         """Take a session's rules away; nothing where it has none.
@@ -240,11 +189,11 @@ class Packets:
 
     # -- how --------------------------------------------------------------------------------------
 
-    def _place(self, session: SessionFacts, version: str) -> _Placed:
+    def _place(self, session: SessionFacts, version: str) -> Placed:
         level = cgroup_level(session.cgroup)
         if not self._level < level <= self._level + base.LEVELS:
             raise OSError(errno.EINVAL, f"{session.cgroup} is not within the instance's levels")
-        return _Placed(version, session.cgroup.stat().st_ino, level)
+        return Placed(version, session.cgroup.stat().st_ino, level)
 
     def _build(self, session: str, version: str, rules: PacketRules) -> None:
         """Make a version that nothing leads to yet."""
@@ -254,51 +203,7 @@ class Packets:
             self._nft.run(chains.lasting(rules))
         self._nft.apply(chains.version(version, rules))
 
-    def _entering(self, session: str, placed: _Placed) -> list[nfnetlink.Message]:
-        """Lead to a session's chains."""
-        key = _cgroup_key(placed.cgroup)
-        found = [
-            message
-            for direction in DIRECTIONS
-            for message in nfnetlink.add_jump(
-                self._table,
-                f"{direction}_{placed.level}",
-                key,
-                chain_name(direction, session, placed.version),
-            )
-        ]
-        if self._outermost(placed.level):
-            found += nfnetlink.add_elements(self._table, "known", [(key, None)])
-        return found
-
-    def _leaving(self, placed: _Placed) -> list[nfnetlink.Message]:
-        """Lead to a session's chains no more."""
-        names = [f"{direction}_{placed.level}" for direction in DIRECTIONS]
-        if self._outermost(placed.level):
-            names.append("known")
-        key = _cgroup_key(placed.cgroup)
-        return [
-            message
-            for name in names
-            for message in nfnetlink.delete_elements(self._table, name, [key])
-        ]
-
-    def _without(self, session: str, version: str) -> list[nfnetlink.Message]:
-        """Take a version away that nothing leads to."""
-        found: list[nfnetlink.Message] = []
-        for direction in DIRECTIONS:
-            name = chain_name(direction, session, version)
-            found += nfnetlink.delete_chain(self._table, name)
-        for kind in FIXED:
-            for family in FAMILIES:
-                name = fixed_name(kind, family, session, version)
-                found += nfnetlink.delete_set(self._table, name)
-        return found
-
-    def _outermost(self, level: int) -> bool:
-        return level == self._level + 1
-
-    def _placed_of(self, session: str) -> _Placed:
+    def _placed_of(self, session: str) -> Placed:
         placed = self._placed.get(session)
         if placed is None:
             raise FileNotFoundError(errno.ENOENT, f"session {session} has no network rules")
@@ -346,14 +251,14 @@ class Packets:
         self._spans.clear()
         known = {each.key for each in self._netlink.elements(self._table, "known")}
         for level in range(self._level + 1, self._level + base.LEVELS + 1):
-            there: list[dict[str, _Placed]] = []
+            there: list[dict[str, Placed]] = []
             for direction in DIRECTIONS:
-                led: dict[str, _Placed] = {}
+                led: dict[str, Placed] = {}
                 for each in self._netlink.elements(self._table, f"{direction}_{level}"):
                     found = owner(each.chain)
-                    if found and (not self._outermost(level) or each.key in known):
+                    if found and (not self._changes.outermost(level) or each.key in known):
                         cgroup = int.from_bytes(each.key, sys.byteorder)
-                        led[found[0]] = _Placed(found[1], cgroup, level)
+                        led[found[0]] = Placed(found[1], cgroup, level)
                 there.append(led)
             sends, takes = there
             self._placed |= {
@@ -367,23 +272,13 @@ class Packets:
         self._spans.update({session: tuple(sorted(each)) for session, each in spans.items()})
 
     def _remove(self, sessions: Sequence[str]) -> None:
-        changes: list[nfnetlink.Message] = []
-        for name in sessions:
-            placed = self._placed[name]
-            changes += self._leaving(placed)
-            changes += self._without(name, placed.version)
-            lasting = [
-                made(family, name) for made in (named_name, peers_name) for family in FAMILIES
-            ]
-            lasting += [
-                span_name(span, family, name)
-                for span in self._spans.get(name, ())
-                for family in FAMILIES
-            ]
-            for each in lasting:
-                changes += nfnetlink.delete_set(self._table, each)
-            for kind in COUNTERS:
-                changes += nfnetlink.delete_counter(self._table, counter_name(kind, name))
+        changes = [
+            message
+            for name in sessions
+            for message in self._changes.removing(
+                name, self._placed[name], self._spans.get(name, ())
+            )
+        ]
         self._netlink.apply(changes)
         for name in sessions:
             del self._placed[name]
@@ -391,7 +286,7 @@ class Packets:
 
     def _strays(self) -> list[nfnetlink.Message]:
         """What the maps hold of sessions that are not in force."""
-        held = {(each.level, _cgroup_key(each.cgroup)) for each in self._placed.values()}
+        held = {(each.level, cgroup_key(each.cgroup)) for each in self._placed.values()}
         maps = {
             f"{direction}_{level}": level
             for direction in DIRECTIONS
@@ -428,10 +323,6 @@ def _checked(session: str) -> str:
     if not NAME.fullmatch(session):
         raise ValueError(f"{session!r} is no name for a session's network rules")
     return session
-
-
-def _cgroup_key(cgroup: int) -> bytes:
-    return cgroup.to_bytes(8, sys.byteorder)
 
 
 def _end_key(element: Element) -> bytes:
