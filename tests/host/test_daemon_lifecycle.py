@@ -317,7 +317,7 @@ class TestOfASession:
         command += daemon.exec_command("base", ["/bin/true"])
         result = daemon.exec("base", command, observe=True)
         assert result.returncode == 125
-        assert "a process of a session cannot start another session" in result.stderr
+        assert "a process of this session cannot start another session" in result.stderr
 
     def test_it_may_not_use_the_api(self, daemon: Daemon) -> None:
         script = (

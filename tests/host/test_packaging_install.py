@@ -225,7 +225,7 @@ def test_bash_completes(installation: Installation) -> None:
     done = installation.run("bash", "-c", script)
     assert done.stdout.splitlines() == [
         "profile",
-        "check show schema",
+        "check show schema diff",
         "--workspace",
         "--state",
     ], done.stderr
