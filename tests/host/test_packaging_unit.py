@@ -9,6 +9,7 @@ filters of the settings make them fail.
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from monitor.daemon.config import Config
@@ -159,10 +161,40 @@ def test_a_session_runs_is_refused_frozen_and_ended(held: Daemon, user: User) ->
     assert held.rictl("log", "verify").returncode == 0
 
 
+def test_programs_files_and_connections_are_asked_about(held: Daemon, user: User) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    held.profile(
+        "asks",
+        'include: [base]\nfiles:\n  read: ["{workspace}/**"]\n  ask: ["{workspace}/key"]\n'
+        f'exec:\n  ask: [/usr/bin/id]\nnetwork:\n  ask: ["127.0.0.1:{port}"]\n',
+    )
+    (user.home / "key").write_text("asked\n")
+    (user.home / "key").chmod(0o644)
+    script = f"id -u; cat key; exec 3<>/dev/tcp/127.0.0.1/{port} && echo there"
+    process = held.spawn("asks", ["/bin/bash", "-c", script])
+    seen = []
+    for _ask in range(3):
+        wait_until(lambda: bool(held.request("GET", "/v1/asks")[1]["asks"]), 30)
+        (ask,) = held.request("GET", "/v1/asks")[1]["asks"]
+        seen.append(ask["verb"])
+        assert held.rictl("approve", ask["id"]).returncode == 0
+    output, errors = process.communicate(timeout=30)
+    listener.close()
+    assert output == f"{user.uid}\nasked\nthere\n", errors
+    assert seen == ["proc.exec", "file.open", "net.connect"]
+    (gate,) = (
+        each.pid
+        for each in psutil.Process(held.worker_pid()).children()
+        if "monitor.daemon.gate.process" in each.cmdline()
+    )
+    assert os.sched_getscheduler(gate) == os.SCHED_RR
+
+
 def test_the_restrictions_of_this_test_bite() -> None:
     code = (
         "import socket, errno; from tests.host.test_packaging_unit import restrict; restrict()\n"
-        "try: socket.socket(socket.AF_INET)\n"
+        "try: socket.socket(socket.AF_VSOCK)\n"
         "except OSError as error: print(errno.errorcode[error.errno])"
     )
     done = subprocess.run(
