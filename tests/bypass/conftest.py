@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from monitor.kernel.cgroup import unified_mount
-from tests.host.conftest import daemon, make_user, user
+from tests.host.conftest import daemon, make_user, user, users
 from tests.support.daemon import Daemon, User
 
-__all__ = ["daemon", "make_user", "user"]
+__all__ = ["daemon", "make_user", "user", "users"]
 
 PROGRAMS = Path(__file__).parent / "programs"
 PROFILE = "bypass"

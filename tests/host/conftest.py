@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,20 +25,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def make_user() -> Iterator[Callable[[], User]]:
+def users() -> list[User]:
+    """The users that were made."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def make_user(users: list[User]) -> Iterator[Callable[[], User]]:
     """Makes users with a home each; they are removed at the end."""
-    made: list[User] = []
 
     def make() -> User:
         name = f"ri-test-{secrets.token_hex(3)}"
         home = Path("/home") / name
         command = ["useradd", "--system", "--create-home", "--home-dir", str(home)]
         subprocess.run([*command, "--shell", "/bin/bash", name], check=True, capture_output=True)
-        made.append(User(name))
-        return made[-1]
+        users.append(User(name))
+        return users[-1]
 
     yield make
-    for user in made:
+    for user in users:
         subprocess.run(["userdel", "--remove", user.name], capture_output=True)
 
 
@@ -51,6 +57,20 @@ def user(make_user: Callable[[], User]) -> User:
 def stranger(make_user: Callable[[], User]) -> User:
     """A user whom no delegation names."""
     return make_user()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tidy_homes(users: list[User]) -> Iterator[None]:
+    """Leave nothing in the users' homes for the next module."""
+    yield
+    skeleton = {each.name for each in Path("/etc/skel").iterdir()}
+    for entry in (each for user in users for each in user.home.iterdir()):
+        if entry.name in skeleton:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 @pytest.fixture
