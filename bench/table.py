@@ -36,6 +36,8 @@ class Figure:
     def verdict(self) -> Text:
         if self.met:
             return Text("met", style="green")
+        if not self.asked:
+            return Text("missed", style="bold red")
         factor = self.asked / self.measured if self.at_least else self.measured / self.asked
         return Text(f"missed by {(factor - 1) * 100:.0f} %", style="bold red")
 
