@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import lru_cache
 
 from monitor.policy import origins
 from monitor.policy.patterns import escape, is_within, join, pattern
@@ -111,6 +112,12 @@ def wants_view(policies: Sequence[Policy]) -> bool:
 
 def masks_in_view(policies: Sequence[Policy]) -> frozenset[MaskRule]:
     """The masks that something granted lies under: only a view can hold those."""
+    return _masks_in_view(tuple(policies))
+
+
+# A launch asks several times, and the next one of the same profile again: 4 ms each.
+@lru_cache(64)
+def _masks_in_view(policies: tuple[Policy, ...]) -> frozenset[MaskRule]:
     granted = [policy.files for policy in policies]
     return frozenset(
         mask for policy in policies for mask in policy.masks if needs_view(mask, granted)

@@ -4,8 +4,8 @@
 Runs as `python3 -I -S helper.py FD`; FD is a SOCK_SEQPACKET socket to the worker. A maker enters
 the namespace with the host's authority and reports; what it holds and where it stands ends with it.
 One that is to watch a session's names stays as long as its channel is open, after this process
-too. One maker always waits, forked and warm. A maker that a file system keeps
-waiting is ended by its own alarm, and is in nobody's way until then. In the namespace every path
+too. A few makers always wait, forked and warm. A maker that a file system keeps waiting is ended by
+its own alarm, and is in nobody's way until then. In the namespace every path
 may be the user's forgery: from the moment it has a request, a maker loads no code any more.
 """
 
@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import sys
@@ -29,23 +30,47 @@ DESCRIPTORS = {VIEW: 3, NARROW: 3, WATCH: 7}
 ANSWER_BYTES = 65536  # what an empty pipe takes at once
 NOTE_LIMIT = 100
 MAKER_SECONDS = 10
+# Two launches at once find enough of them.
+MAKERS = 4
+QUIET_SECONDS = 0.05
 MAKER_BYTES = 1 << 30
 
 
 def serve(channel: socket.socket) -> None:
-    """Keep one maker waiting for a request, until the worker is gone."""
+    """Keep makers waiting for requests, until the worker is gone.
+
+    A launch takes two, one for the view and one that watches. Those that follow are made when it is
+    quiet again: while one works, another's preparing itself would hold it up.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker's end is ours
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a maker
     gc.freeze()  # what is shared with the makers is not looked through in them
+    idle: list[int] = []
     while True:
-        taken, tell = os.pipe()
-        if os.fork() == 0:
-            os.close(taken)
-            _make(channel, tell)
-        os.close(tell)
-        with os.fdopen(taken, "rb", buffering=0) as busy:
-            if not busy.read(1):
-                return
+        while len(idle) < MAKERS:
+            idle.append(_fork(channel, idle))
+        pause = None
+        while idle:
+            ready, _, _ = select.select(idle, [], [], pause)
+            if not ready:
+                break
+            for taken in ready:
+                idle.remove(taken)
+                with os.fdopen(taken, "rb", buffering=0) as busy:
+                    if not busy.read(1):
+                        return
+            pause = QUIET_SECONDS
+
+
+def _fork(channel: socket.socket, idle: list[int]) -> int:
+    """Start a maker; a descriptor that becomes readable when it is taken."""
+    taken, tell = os.pipe()
+    if os.fork() == 0:
+        for each in (taken, *idle):
+            os.close(each)
+        _make(channel, tell)
+    os.close(tell)
+    return taken
 
 
 def _make(channel: socket.socket, tell: int) -> None:
