@@ -76,7 +76,7 @@ class Opening:
             return None
         try:
             files = self._make(session.id)
-            self._introduce(session, files)
+            self._introduce(session, files, fresh=True)
             found = await self._watch(session, files, pid)
         except (ViewError, OSError, ValueError) as error:
             raise Refused(f"the files of the session cannot be watched: {error}") from error
@@ -192,9 +192,9 @@ class Opening:
             self.context.kept.store(kind + identity, fd)
         return files
 
-    def _introduce(self, session: Session, files: _Files) -> None:
-        """Tell the gate of a session: from then on it answers."""
-        message = {"do": "opens", **_facts(session).to_json()}
+    def _introduce(self, session: Session, files: _Files, *, fresh: bool = False) -> None:
+        """Tell the gate of a session: from then on it answers. `fresh`: no gate did before."""
+        message = {"do": "opens", "fresh": fresh, **_facts(session).to_json()}
         self._tell(message, [files.group, files.memory])
 
     async def _watch(self, session: Session, files: _Files, pid: int) -> viewing.Watched:

@@ -161,7 +161,8 @@ class Gate:
         opens = Opens(facts, group, memory, self.desk, self._earn)
         self._opens[facts.session] = opens
         self.loop.add(opens)
-        opens.resume()
+        if not message["fresh"]:
+            opens.resume()
 
     def _earn(self, policy: int) -> None:
         self.office.authority.earn(policy)
