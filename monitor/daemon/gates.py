@@ -100,11 +100,12 @@ class Gates:
         self._since = time.monotonic()
         self._channel = Channel(ours, self._blocked)
         asyncio.get_running_loop().add_reader(ours.fileno(), self._readable)
+        # First, while the low numbers are free under which opens may wait; Python's mmap takes one.
+        self.context.opens.again()
         # Sessions inside others come after those around them.
         for session in sorted(self.context.registry.live(), key=lambda each: len(each.above)):
             if self._serves(session):
                 self.session(session)
-        self.context.opens.again()
 
     @property
     def pid(self) -> int:

@@ -76,8 +76,8 @@ class Opens:
     ) -> None:
         """Takes over the descriptors `group` and `memory`; `resume` comes next."""
         self.facts = facts
-        self._group = _out_of_the_way(group)
-        self._memory = OpensMemory(_out_of_the_way(memory))
+        self._group = out_of_the_way(group)
+        self._memory = OpensMemory(out_of_the_way(memory))
         self._desk = desk
         self._earn = earn
         self._earned: set[int] = set()
@@ -86,7 +86,7 @@ class Opens:
         self._waiting: dict[int, _Waiting] = {}
         self._numbers: dict[int, int] = {}  # pidfd to the number of its ask
         with select.epoll() as poll:
-            self._poll = select.epoll.fromfd(_out_of_the_way(os.dup(poll.fileno())))
+            self._poll = select.epoll.fromfd(out_of_the_way(os.dup(poll.fileno())))
         self._poll.register(self._group, select.EPOLLIN)
 
     def fileno(self) -> int:
@@ -134,7 +134,8 @@ class Opens:
                     fanotify.answer(self._group, number, allow=False)
         for number in sorted(self._foreign):
             try:
-                pidfd = os.pidfd_open(held[number].pid)
+                # Another session's opens may wait under any low number.
+                pidfd = out_of_the_way(os.pidfd_open(held[number].pid))
             except OSError:
                 pidfd = -1
             opened = Opened(number, held[number].pid, pidfd)
@@ -327,7 +328,7 @@ def _cgroup(pid: int) -> str:
     return ""
 
 
-def _out_of_the_way(fd: int) -> int:
+def out_of_the_way(fd: int) -> int:
     """The same under a number that no open that waits has, where the process may have so many."""
     try:
         moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, SLOTS)

@@ -23,7 +23,7 @@ from monitor.daemon.gate.desk import Desk
 from monitor.daemon.gate.facts import Facts
 from monitor.daemon.gate.loop import Loop
 from monitor.daemon.gate.office import Office
-from monitor.daemon.gate.opens import Opens, OpensFacts
+from monitor.daemon.gate.opens import Opens, OpensFacts, out_of_the_way
 from monitor.kernel.libc import LIBC
 from monitor.kernel.notify import Listener
 from monitor.policy.syscalls import NUMBERS
@@ -115,7 +115,8 @@ class Gate:
         self._outer[facts.session] = facts.outermost
         calls = self._calls.get(facts.outermost)
         if listening:
-            descriptor, slots, root = listening
+            # Opens that an earlier gate had read are known by their low numbers.
+            descriptor, slots, root = map(out_of_the_way, listening)
             if calls is not None:
                 self._finish(calls)
             listener = Listener(descriptor, slots)
@@ -199,7 +200,7 @@ def main() -> int:
     with contextlib.suppress(OSError):  # CAP_SYS_NICE
         os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    gate = Gate(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+    gate = Gate(socket.socket(fileno=out_of_the_way(int(sys.argv[1]))), sys.argv[2])
     gc.freeze()
     gc.disable()
     gate.loop.run()
