@@ -328,7 +328,7 @@ def test_signals_that_were_ignored_stay_so(daemon: Daemon, profile: str) -> None
 def test_the_launcher_stops_and_goes_on_without_a_terminal(daemon: Daemon, profile: str) -> None:
     """Nobody there could wake it: only the command stops."""
     process = daemon.spawn(
-        profile, ["/bin/sh", "-c", "echo started; sleep 0.5"], start_new_session=True
+        profile, ["/bin/sh", "-c", "echo started; sleep 3"], start_new_session=True
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
