@@ -332,7 +332,7 @@ def test_the_launcher_stops_and_goes_on_without_a_terminal(daemon: Daemon, profi
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "started\n"
-    (session,) = daemon.sessions()
+    session = daemon.launched(process)
     os.kill(session["pid"], signal.SIGSTOP)
     wait_until(lambda: state_of(session["pid"]) == "T")
     time.sleep(0.2)
