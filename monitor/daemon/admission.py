@@ -130,9 +130,7 @@ class Admission:
                 f"CMD would run as root, and profile {name} does not say `run_as: root`",
                 "name the user it is to run as: --user NAME",
             )
-        ttl = least(plan.limits.ttl, ttl)
-        ends = min(until, math.inf if ttl is None else time.time() + ttl)
-        expires = None if ends == math.inf else ends
+        expires = ends_at(plan, ttl, until)
         if grant is None:
             chain = self._chain(account, request, name, digest, expires)
         else:
@@ -325,6 +323,16 @@ def _profile_refused(error: ProfileError, request: LaunchRequest | None) -> tupl
 
 def _line(error: BaseException) -> str:
     return "; ".join(str(error).splitlines())
+
+
+def ends_at(plan: Plan, ttl: int | None, until: float) -> float | None:
+    """When a session that starts now ends (Unix seconds; None: never).
+
+    `ttl` is what is asked for or allowed, besides the plan's own; `until` is inf for no end.
+    """
+    seconds = least(plan.limits.ttl, ttl)
+    ends = min(until, math.inf if seconds is None else time.time() + seconds)
+    return None if ends == math.inf else ends
 
 
 def least(*values: int | None) -> int | None:

@@ -7,7 +7,6 @@ import math
 import os
 import sys
 import sysconfig
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from monitor.daemon import accounts
-from monitor.daemon.admission import Admitted, least, require_purpose
+from monitor.daemon.admission import Admitted, ends_at, require_purpose
 from monitor.daemon.context import LaunchRequest, Refused
 from monitor.daemon.paths import Resolver
 from monitor.identity import chain as chains
@@ -119,9 +118,7 @@ def judge(
         plan = sub_agents.beneath(plan, parent.plan, _viewless(profiles))
     except CompileError as error:
         raise Refused(f"profile {name} cannot be held inside this session: {error}") from error
-    ttl = least(plan.limits.ttl, request.ttl)
-    ends = min(until, math.inf if ttl is None else time.time() + ttl)
-    expires = None if ends == math.inf else ends
+    expires = ends_at(plan, request.ttl, until)
     if grant is None:
         chain = _longer(admission, parent, request, name, digest, expires)
     else:
