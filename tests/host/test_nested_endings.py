@@ -63,7 +63,7 @@ def make(user: User, port: int) -> Daemon:
     made.write(made.delegations, rights)
     network = f"network: {{connect: ['127.0.0.1:{port}']}}\n"
     made.profile("talks", f"include: [base]\n{network}")
-    made.profile("brief", f"include: [base]\n{network}limits: {{ttl: 8s, on_expiry: deny}}\n")
+    made.profile("brief", f"include: [base]\n{network}limits: {{ttl: 15s, on_expiry: deny}}\n")
     return made
 
 
@@ -106,6 +106,13 @@ class Family:
             for each in self.daemon.sessions()
             if each["state"] == "running"
         }
+
+    def talking(self) -> bool:
+        """Whether each of them has connected."""
+        return all(
+            self.daemon.records(session=each["id"], verb="net.connect")
+            for each in (self.first, self.second, self.third)
+        )
 
     def cgroup(self, session: dict[str, Any]) -> Cgroup:
         path = unified_mount() / self.daemon.instance / self.first["id"]
@@ -248,9 +255,10 @@ def test_a_sub_agent_never_outlives_the_session_above(daemon: Daemon, port: int)
 def test_expiry_above_denies_beneath(daemon: Daemon, port: int) -> None:
     """In the kernel: the worker is not there to do it."""
     family = Family(daemon, port, profile="brief")
+    wait_until(family.talking, PATIENCE)
     with daemon.without_worker():
         # Long enough for each of the three to try once more on a busy machine.
-        time.sleep(max(0.0, family.first["expires"] - time.time()) + 5)
+        time.sleep(max(0.0, family.first["expires"] - time.time()) + 3)
     wait_until(lambda: len(daemon.sessions()) <= 1, 15)
     family.process.terminate()
     _status, output = family.wait()
