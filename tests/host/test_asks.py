@@ -156,6 +156,7 @@ def test_who_may_answer(
     assert f"proc.exec /usr/bin/git is denied by user:{stranger.name}" in said
 
 
+@pytest.mark.once
 def test_never_from_inside_a_session(daemon: Daemon, running: Running) -> None:
     """Not even as the principal, with a socket that its profile lets it reach."""
     (ask,) = plant(daemon, running.id, "inside")
@@ -177,6 +178,7 @@ def test_answers_to_what_is_gone(daemon: Daemon, running: Running) -> None:
     assert "was denied by user:root" in daemon.rictl("approve", ask).stderr
 
 
+@pytest.mark.once
 def test_many_answers_at_once_and_one_wins(daemon: Daemon, running: Running) -> None:
     asks = plant(daemon, running.id, *map(str, range(8)))
 

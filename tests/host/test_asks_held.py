@@ -211,6 +211,7 @@ def test_a_killed_worker_holds_and_asks_again(daemon: Daemon, user: User) -> Non
     assert len(daemon.records(verb="ask.raise", session=ask["session"])) == 2
 
 
+@pytest.mark.once
 def test_answers_while_the_worker_is_killed_are_never_used_twice(daemon: Daemon) -> None:
     """Whatever the moment: for each run that went through there is an approval."""
     process = shell(daemon, "for each in {1..12}; do id -u; done")

@@ -185,6 +185,7 @@ def listening() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("turn", range(5))
+@pytest.mark.once
 def test_nothing_leaves_after_the_read_returned(
     governed: Daemon, workspace: Path, turn: int
 ) -> None:

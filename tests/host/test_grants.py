@@ -193,6 +193,7 @@ def test_uses_are_counted_over_restarts_and_children(daemon: Daemon, user: User)
     assert json.loads(shown)["holds"] is False
 
 
+@pytest.mark.once
 def test_of_many_at_once_no_more_than_its_uses_start(daemon: Daemon, user: User) -> None:
     file = delegate(daemon, user, "--uses", "2")
     command = ["sh", "-c", "true"]

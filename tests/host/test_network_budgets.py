@@ -115,6 +115,7 @@ def test_a_datagram_without_a_connection_counts_as_one(probes: Probes) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1, 100])
+@pytest.mark.once
 def test_many_at_once_get_no_more_connects(probes: Probes, limit: int) -> None:
     with probes.running(rules(connects=limit)) as session:
         together = [Inside(session, lambda: hammer(["127.0.0.1"] * 200)) for _process in range(4)]
@@ -200,6 +201,7 @@ def test_so_many_destinations_and_no_more(probes: Probes) -> None:
         ]  # fmt: skip
 
 
+@pytest.mark.once
 def test_many_at_once_reach_no_more_destinations(probes: Probes) -> None:
     hosts = [f"127.0.1.{n}" for n in range(1, 100)] * 2
     with probes.running(rules(destinations=20)) as session:

@@ -249,6 +249,7 @@ def test_observing_takes_nothing_away(probes: Probes) -> None:
 # -- what is open already -------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_nothing_leaves_what_is_open_and_lost(probes: Probes) -> None:
     with listening(LOST) as lost, listening(STAYS) as stays, probes.running(RULES) as session:
 

@@ -339,6 +339,7 @@ def sent_to(packets: socket.socket) -> set[str]:
         pytest.param(V6, "fd00:1::1", (41, IPV6_RTHDR), ROUTE6, "fd00:2::66", id="ipv6"),
     ],
 )
+@pytest.mark.once
 def test_no_packet_leaves_by_a_route_of_its_own(
     probes: Probes, family: int, address: str, option: tuple[int, int], value: bytes, detour: str
 ) -> None:

@@ -159,6 +159,7 @@ class Holding:
 
 
 @pytest.mark.parametrize("before", [SessionFlag.NONE, SessionFlag.OBSERVE, SessionFlag.EVERY])
+@pytest.mark.once
 def test_revoked_refuses_everything_at_once(probes: Probes, before: SessionFlag) -> None:
     with probes.running(NARROW, flags=before) as session:
         identity = session.id
