@@ -163,6 +163,7 @@ def _policy(
             unix=host.unix_hooks,
             netlink=_syscalls_of(profile).preset != "strict",
         ),
+        names=compile_network.name_rules(profile, rules),
         rules=rules.all(),
         asks=compile_labels.file_asks(profile, variables, resolve),
         exec=compile_labels.exec_rules(profile, variables, resolve, gated=gated),

@@ -17,17 +17,27 @@ from monitor.policy.action import IPAddress, Origin, Verdict
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL, SOCK_DGRAM
 from monitor.policy.origins import Rules
 from monitor.policy.plan import NetPrefix, PortRange, SocketRule, UnixRule
-from monitor.profile.model import AskNetworkRule, NetworkRule, NetworkSection, Profile
+from monitor.profile.model import (
+    AskNetworkRule,
+    ConnectRule,
+    NetworkRule,
+    NetworkSection,
+    Profile,
+)
 from monitor.profile.network import (
     EVERYWHERE,
     HIGHEST_PORT,
     MAPPED,
     PROTOCOLS,
-    Destination,
     IPNetwork,
+    name_rule,
+    names_host,
+    names_hosts,
     parse,
+    parse_either,
 )
 from monitor.profile.variables import Variables, expand
+from monitor.resolver.names import NameRule
 
 TCP, UDP = PROTOCOLS["tcp"], PROTOCOLS["udp"]
 
@@ -81,6 +91,20 @@ class _Marking:
     origin: Origin
 
 
+# Some resolvers bind a socket before they ask, to a port of the kernel's choosing, as it is bound
+# without. Nothing reaches it there that would not otherwise.
+_QUESTIONS = tuple(
+    _Covering(
+        ipaddress.ip_network(address),
+        ((0, 0),),
+        UDP,
+        Verdict.ALLOW,
+        False,
+        origins.built_in("network.bind", f"{address}:0/udp: to ask for names"),
+    )
+    for address in ("0.0.0.0/32", "::/128")
+)
+
 # Deny beats ask beats allow.
 _RANKS = {Verdict.DENY: 0, Verdict.ASK: 1, Verdict.ALLOW: 2}
 
@@ -89,11 +113,34 @@ def connect_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
     """Where the profile lets its sessions connect and send to, and which labels that earns."""
     section = profile.network or NetworkSection()
     listed = [
-        *_covering(profile, "network.connect", section.connect, Verdict.ALLOW),
+        *_covering(profile, "network.connect", addressed(section), Verdict.ALLOW),
         *_covering(profile, "network.ask", section.ask, Verdict.ASK),
     ]
-    reserved = _reserved() if listed else ()
+    # They hold against what names are answered with, too.
+    reserved = _reserved() if listed or section.connect else ()
     return _table([*listed, *_denied(profile), *reserved], rules, _markings(profile))
+
+
+def addressed(section: NetworkSection) -> list[ConnectRule]:
+    """The rules of `connect` that name addresses."""
+    return [rule for rule in section.connect if not names_host(rule.to)]
+
+
+def name_rules(profile: Profile, rules: Rules) -> tuple[NameRule, ...]:
+    """Which names its sessions may look up, and what for. Where any address may be, any name."""
+    section = profile.network or NetworkSection()
+    found = []
+    for rule in sorted(section.connect, key=lambda rule: (rule.to, rule.private)):
+        if names_hosts(rule.to):
+            text = f"{rule.to}, private" if rule.private else rule.to
+            origin = origins.make(profile, "network.connect", text, rule.position)
+            found.append(name_rule(rule.to, rules.number(origin), rule.private))
+    return tuple(found)
+
+
+def _looks_up(profile: Profile) -> bool:
+    section = profile.network or NetworkSection()
+    return any(names_hosts(rule.to) for rule in section.connect)
 
 
 def label_table(profile: Profile, name: str, rules: Rules) -> tuple[NetPrefix, ...]:
@@ -102,7 +149,7 @@ def label_table(profile: Profile, name: str, rules: Rules) -> tuple[NetPrefix, .
     then = profile.labels[name].then
     if then.network is None:
         listed = [
-            *_covering(profile, "network.connect", section.connect, Verdict.ALLOW),
+            *_covering(profile, "network.connect", addressed(section), Verdict.ALLOW),
             *_covering(profile, "network.ask", section.ask, Verdict.ASK),
         ]
     else:
@@ -133,6 +180,8 @@ def bind_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
     """Which own addresses the profile lets its sessions bind."""
     section = profile.network or NetworkSection()
     listed = _covering(profile, "network.bind", section.bind, Verdict.ALLOW)
+    if _looks_up(profile):
+        listed += _QUESTIONS
     return _table([*listed, *_denied(profile)], rules)
 
 
@@ -161,20 +210,22 @@ def may_listen(profile: Profile) -> bool:
     TCP sockets that could. Each link by itself, so that a further one never opens it.
     """
     section = profile.network or NetworkSection()
-    bound = any(to.protocol == TCP for to in _named(section.bind))
-    reached = any(to.protocol == TCP for to in _named((*section.connect, *section.ask)))
+    bound = TCP in _protocols(section.bind)
+    reached = TCP in _protocols((*section.connect, *section.ask)) or _looks_up(profile)
     return bound or not reached
 
 
 def socket_rules(profile: Profile, *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
     """The sockets that the profile's rules need. `unix`: the kernel decides on unix names."""
     section = profile.network or NetworkSection()
-    named = {to.protocol for to in _named((*section.connect, *section.ask, *section.bind))}
+    named = _protocols((*section.connect, *section.ask, *section.bind))
+    if _looks_up(profile):
+        named |= {TCP, UDP}  # questions are asked by both
     return sockets_for(named, unix=unix, netlink=netlink)
 
 
-def _named(rules: Sequence[NetworkRule | AskNetworkRule]) -> list[Destination]:
-    return [parse(rule.to) for rule in rules]
+def _protocols(rules: Sequence[ConnectRule | NetworkRule | AskNetworkRule]) -> set[int]:
+    return {parse_either(rule.to).protocol for rule in rules}
 
 
 def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
@@ -210,7 +261,7 @@ def _denied(profile: Profile) -> list[_Covering]:
 def _covering(
     profile: Profile,
     key: str,
-    listed: Sequence[NetworkRule | AskNetworkRule],
+    listed: Sequence[ConnectRule | NetworkRule | AskNetworkRule],
     verdict: Verdict,
 ) -> list[_Covering]:
     found = []

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 
 from monitor.policy.action import Origin, Verdict
+from monitor.resolver.names import NameRule
 
 # Where devpts is mounted: the terminals of everyone on the host, unless a view has its own.
 TERMINALS = "/dev/pts"
@@ -96,10 +97,14 @@ class SocketRule:
 
 @dataclass(frozen=True, slots=True)
 class UnixRule:
-    """Exact path or abstract name (`@name`) of a unix socket that may be connected to."""
+    """Exact path or abstract name (`@name`) of a unix socket that may be connected to.
+
+    `held`: the session may write where the name is, and so lead it elsewhere: the gate connects.
+    """
 
     path: str
     rule: int
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +175,7 @@ class Policy:
     """One link's rules in the form the mechanisms take. Every policy of a plan must allow.
 
     `connect` and `bind` are the tables of the cgroup programs; `rules` gives each its origin.
+    `names` may be looked up, and connected to at the addresses that they are answered with.
     """
 
     profile: str
@@ -185,6 +191,7 @@ class Policy:
     exec: tuple[ExecRule, ...] = ()
     labels: tuple[Label, ...] = ()
     budgets: Budgets = Budgets()
+    names: tuple[NameRule, ...] = ()
 
 
 class SyscallVerdict(Enum):

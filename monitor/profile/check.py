@@ -15,6 +15,7 @@ from monitor.profile.model import (
     AskNetworkRule,
     AskPathRule,
     ConditionsSection,
+    ConnectRule,
     EnvironmentSection,
     ExecRule,
     ExecSection,
@@ -123,9 +124,19 @@ def _why(rule: Model, key: str) -> Iterator[Problem]:
 
 
 def _network(section: NetworkSection) -> Iterator[Problem]:
-    for key in ("connect", "bind", "deny", "ask"):
+    yield from _connects("network.connect", section.connect)
+    for key in ("bind", "deny", "ask"):
         yield from _destinations(f"network.{key}", getattr(section, key))
     yield from _paths("network.unix", section.unix, paths.check_socket)
+
+
+def _connects(key: str, rules: Sequence[ConnectRule]) -> Iterator[Problem]:
+    for index, rule in enumerate(rules):
+        wrong = _says(network.parse_either, rule.to)
+        if wrong is None and rule.private and not network.names_hosts(rule.to):
+            wrong = "`private` is about what a name is answered with, and this names addresses"
+        if wrong:
+            yield problem(rule.position, f"{key}[{index}]", wrong)
 
 
 def _destinations(key: str, rules: Sequence[NetworkRule | AskNetworkRule]) -> Iterator[Problem]:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from monitor.profile import hazards, lint_files, lint_gates, network, paths, placed
+from monitor.profile import hazards, lint_files, lint_gates, lint_names, network, paths, placed
 from monitor.profile.finding import LEVELS, Finding, Level
-from monitor.profile.model import NetworkRule, Profile
+from monitor.profile.model import ConnectRule, NetworkRule, Profile
 from monitor.profile.variables import Variables, expand
 
 __all__ = ["Finding", "lint"]
@@ -87,9 +87,12 @@ def _networks(profile: Profile) -> Iterator[Finding]:
     if section is None:
         return
     denied = [network.parse(rule.to) for rule in section.deny]
+    yield from lint_names.lint(section.connect)
     for key in ("connect", "bind"):
-        listed: Sequence[NetworkRule] = getattr(section, key)
+        listed: Sequence[ConnectRule | NetworkRule] = getattr(section, key)
         for rule in listed:
+            if network.names_host(rule.to):
+                continue
             to = network.parse(rule.to)
             where = f"network.{key}"
             if any(network.covers(each, to) for each in denied):
@@ -103,7 +106,9 @@ def _networks(profile: Profile) -> Iterator[Finding]:
                 yield Finding("note", rule.position, where, message)
 
 
-def _reached(rule: NetworkRule, to: network.Destination) -> Iterator[tuple[Level, str]]:
+def _reached(
+    rule: ConnectRule | NetworkRule, to: network.Destination
+) -> Iterator[tuple[Level, str]]:
     if to.networks == network.EVERYWHERE:
         yield "warning", f"{rule.to} names a port and no host: any host is a way out for data"
     elif any(net.num_addresses > MANY and net.version == 4 for net in to.networks):

@@ -172,7 +172,8 @@ def _labels(profile: Profile, rules: Rules, variables: Variables) -> Iterator[Fi
 
 def _destinations(profile: Profile, name: str, label: LabelSection) -> Iterator[Finding]:
     section = profile.network or NetworkSection()
-    texts = [each.to for each in section.connect] + [each.to for each in section.ask]
+    texts = [each.to for each in section.connect if not network.names_host(each.to)]
+    texts += [each.to for each in section.ask]
     allowed = [network.parse(text) for text in texts]
     only = label.then.network.only if label.then.network else ()
     doubts: tuple[tuple[str, Sequence[NetworkRule], str], ...] = (

@@ -81,11 +81,24 @@ class FilesSection(Model):
 class NetworkRule(Model):
     """`ADDRESS[/PREFIX]:PORTS[/PROTOCOL]`: `10.0.0.0/8:443`, `[::1]:8000-8100/udp`, `any:53/udp`.
 
-    PORTS is `*`, one port, a range or a comma list; PROTOCOL is tcp (default) or udp. A host name
-    in place of ADDRESS is enforced by a later release.
+    PORTS is `*`, one port, a range or a comma list; PROTOCOL is tcp (default) or udp.
     """
 
     to: Annotated[str, _says("ADDRESS[/PREFIX]:PORTS[/PROTOCOL]; `any` is every address.")]
+    position: Origin = None
+
+
+class ConnectRule(Model):
+    """As NetworkRule, or a host name for ADDRESS: `api.example.com:443`, `*.example.org:443`.
+
+    `*.` stands for one label, `**.` for one or more. `private`: the name may have addresses that
+    are not public.
+    """
+
+    to: Annotated[str, _says("ADDRESS[/PREFIX]:PORTS[/PROTOCOL] or NAME:PORTS[/PROTOCOL].")]
+    private: Annotated[
+        bool, _says("The name may be answered with addresses that are not public.")
+    ] = False
     position: Origin = None
 
 
@@ -108,7 +121,8 @@ class NetworkSection(Model):
     """Where the agent may connect, send, bind and listen; deny beats ask beats connect."""
 
     connect: Annotated[
-        tuple[NetworkRule, ...], _says("May be connected to, and datagrams sent to.")
+        tuple[ConnectRule, ...],
+        _says("May be connected to, and datagrams sent to; names may be looked up."),
     ] = ()
     bind: Annotated[
         tuple[NetworkRule, ...], _says("Own addresses and ports that may be bound and listened on.")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of a network rule: `ADDRESS[/PREFIX]:PORTS[/PROTOCOL]`.
+"""The text of a network rule: `ADDRESS[/PREFIX]:PORTS[/PROTOCOL]`, or a host name for ADDRESS.
 
-`127.0.0.1:8000-8999`, `10.0.0.0/8:443,8443`, `[2001:db8::]/32:53/udp`, `any:*`. Pure.
+`127.0.0.1:8000-8999`, `10.0.0.0/8:443,8443`, `[2001:db8::]/32:53/udp`, `any:*`; names as
+monitor/resolver/names.py takes them, where they may stand. Pure.
 """
 
 from __future__ import annotations
@@ -10,11 +11,28 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
+from monitor.resolver.names import NameRule
+from monitor.resolver.names import parse as parse_name
+from monitor.resolver.ports import HIGHEST_PORT, PROTOCOLS, parse_ports, parse_protocol
+
+__all__ = [
+    "EVERYWHERE",
+    "HIGHEST_PORT",
+    "MAPPED",
+    "PROTOCOLS",
+    "Destination",
+    "IPNetwork",
+    "covers",
+    "name_rule",
+    "names_host",
+    "names_hosts",
+    "parse",
+    "parse_either",
+    "touches",
+]
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-# uapi/linux/in.h: IPPROTO_TCP, IPPROTO_UDP
-PROTOCOLS = {"tcp": 6, "udp": 17}
-HIGHEST_PORT = 65535
 EVERYWHERE: tuple[IPNetwork, ...] = (
     ipaddress.IPv4Network("0.0.0.0/0"),
     ipaddress.IPv6Network("::/0"),
@@ -30,7 +48,7 @@ _RULE = re.compile(
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 _DOTTED = re.compile(r"[0-9.]+")
 _HEXADECIMAL = re.compile(r"[0-9A-Fa-f:.]+")
-_HOST_NAME = re.compile(r"[A-Za-z0-9*_](?:[A-Za-z0-9*_.-]*[A-Za-z0-9*_])?\.?")
+_ANY = "any"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +66,29 @@ class Destination:
     protocol: int
 
 
+def names_host(text: str) -> bool:
+    """Whether a rule names its destination by host name. One that names nothing does not."""
+    match = _RULE.fullmatch(text)
+    address = (match["other"] if match else None) or "*"
+    return address not in {_ANY, "*"} and not _DOTTED.fullmatch(address)
+
+
+def names_hosts(text: str) -> bool:
+    """Whether a rule of `connect` lets names be looked up: every name, where it is `any`."""
+    match = _RULE.fullmatch(text)
+    return names_host(text) or (match is not None and match["other"] == _ANY)
+
+
+def name_rule(text: str, number: int = -1, private: bool = False) -> NameRule:
+    """What a rule says of names, where names_hosts says that it does; ValueError."""
+    return parse_name(text, number, private)
+
+
+def parse_either(text: str) -> Destination | NameRule:
+    """What a rule of `connect` names; ValueError says in one line what is wrong with it."""
+    return parse_name(text) if names_host(text) else parse(text)
+
+
 def parse(text: str) -> Destination:
     """The destination that `text` names; ValueError says in one line what is wrong with it."""
     match = _RULE.fullmatch(text)
@@ -57,8 +98,8 @@ def parse(text: str) -> Destination:
         raise ValueError(f"a network rule has the form {_FORM}")
     return Destination(
         networks=_networks(match["ipv6"], match["other"], match["prefix"]),
-        ports=_ports(match["ports"]),
-        protocol=_protocol(match["protocol"]),
+        ports=parse_ports(match["ports"]),
+        protocol=parse_protocol(match["protocol"]),
     )
 
 
@@ -99,7 +140,7 @@ def _networks(ipv6: str | None, other: str | None, prefix: str | None) -> tuple[
     if ipv6 is not None:
         return (_ipv6(ipv6, prefix),)
     address = other or ""
-    if address == "any":
+    if address == _ANY:
         if prefix is not None:
             raise ValueError("`any` is every address and takes no prefix")
         return EVERYWHERE
@@ -109,9 +150,9 @@ def _networks(ipv6: str | None, other: str | None, prefix: str | None) -> tuple[
         raise ValueError("every address is written `any`")
     if not address:
         raise ValueError("the address is missing; every address is written `any`")
-    if _HOST_NAME.fullmatch(address):
-        raise ValueError(f"the host name {address} is enforced by a later release; name addresses")
-    raise ValueError(f"{address!r} is not an address")
+    raise ValueError(
+        f"{address!r} is not an address; host names are taken in network.connect alone"
+    )
 
 
 def _ipv4(text: str, prefix: str | None) -> ipaddress.IPv4Network:
@@ -161,40 +202,3 @@ def _prefix(text: str | None, highest: int) -> int:
     if not _NUMBER.fullmatch(text) or int(text) > highest:
         raise ValueError(f"the prefix /{text} is not a number from 0 to {highest}")
     return int(text)
-
-
-def _ports(text: str) -> tuple[tuple[int, int], ...]:
-    if text == "*":
-        return ((0, HIGHEST_PORT),)
-    if not text:
-        raise ValueError("the ports are missing; every port is written `*`")
-    merged: list[tuple[int, int]] = []
-    for first, last in sorted(_range(part) for part in text.split(",")):
-        if merged and first <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
-        else:
-            merged.append((first, last))
-    return tuple(merged)
-
-
-def _range(text: str) -> tuple[int, int]:
-    low, dash, high = text.partition("-")
-    first = _port(low, text)
-    last = _port(high, text) if dash else first
-    if first > last:
-        raise ValueError(f"the port range {text} ends before it begins")
-    return first, last
-
-
-def _port(text: str, whole: str) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) > HIGHEST_PORT:
-        raise ValueError(f"{whole!r} is not a port or a range of ports from 0 to {HIGHEST_PORT}")
-    return int(text)
-
-
-def _protocol(text: str | None) -> int:
-    if text is None:
-        return PROTOCOLS["tcp"]
-    if text not in PROTOCOLS:
-        raise ValueError(f"the protocol {text!r} is neither tcp nor udp")
-    return PROTOCOLS[text]

@@ -15,6 +15,7 @@ from typing import Any
 
 MAX_POLICIES = 8
 MAX_LABELS = 8
+NAMED_SPANS = 16
 NAME_MAX = 256
 SHORT_DATA = 1024
 LONG_DATA = 8192
@@ -73,6 +74,7 @@ class Cause(IntEnum):
     OVER_BUDGET = 7
     CONDITION = 8
     NO_TICKET = 9
+    UNHELD = 10
 
 
 class BudgetKind(IntEnum):
@@ -89,6 +91,7 @@ class SessionFlag(IntFlag):
     """enum ri_session_flag. OBSERVE: record, let pass. REVOKED: deny all. EVERY: count nothing.
 
     GATED: a program starts by a ticket only. PAUSED: deny all until a condition holds again.
+    NAMES: what it asks name servers goes to the resolver.
     """
 
     NONE = 0
@@ -97,6 +100,14 @@ class SessionFlag(IntFlag):
     EVERY = 4
     GATED = 8
     PAUSED = 16
+    NAMES = 32
+
+
+class SpanFlag(IntFlag):
+    """enum ri_span_flag. HOST: a link names the host, and not merely any."""
+
+    NONE = 0
+    HOST = 1
 
 
 class PortVerdict(IntEnum):
@@ -310,6 +321,31 @@ class ri_destination_key(ctypes.Structure):
     _fields_ = [("policy", c_uint32), ("address", c_uint8 * 16)]
 
 
+class ri_named_key(ctypes.Structure):
+    _fields_ = [("cgroup", c_uint64), ("address", c_uint8 * 16)]
+
+
+class ri_named_span(ctypes.Structure):
+    _fields_ = [
+        ("until", c_uint64),
+        ("first", c_uint16),
+        ("last", c_uint16),
+        ("protocol", c_uint16),
+        ("flags", c_uint16),
+        ("labels", c_uint32),
+        ("rules", c_int32 * MAX_POLICIES),
+        ("reserved", c_uint32),
+    ]
+
+
+class ri_named(ctypes.Structure):
+    _fields_ = [
+        ("count", c_uint32),
+        ("reserved", c_uint32),
+        ("spans", ri_named_span * NAMED_SPANS),
+    ]
+
+
 class ri_socket_key(ctypes.Structure):
     _fields_ = [
         ("policy", c_uint32),
@@ -325,7 +361,11 @@ class ri_unix_key(ctypes.Structure):
 
 
 class ri_unix_value(ctypes.Structure):
-    _fields_ = [("rule", c_int32)]
+    _fields_ = [("rule", c_int32), ("held", c_uint32)]
+
+
+class ri_unix_ticket(ctypes.Structure):
+    _fields_ = [("cookie", c_uint64), ("pid", c_uint32), ("reserved", c_uint32)]
 
 
 class ri_seen(ctypes.Structure):
@@ -356,5 +396,7 @@ def _field_format(kind: Any) -> str:
     if issubclass(kind, ctypes.Structure):
         return struct_format(kind)[1:]
     if issubclass(kind, ctypes.Array):
+        if issubclass(kind._type_, ctypes.Structure):
+            return _field_format(kind._type_) * int(kind._length_)
         return f"{kind._length_}{_CODES[kind._type_]}"
     return _CODES[kind]

@@ -15,6 +15,7 @@ enum ri_session_flag {
 	RI_EVERY = 4,		/* no aggregation */
 	RI_GATED = 8,		/* a program starts by a ticket only */
 	RI_PAUSED = 16,		/* a condition does not hold: deny everything until it does */
+	RI_NAMES = 32,		/* hosts by name: what it asks name servers goes to the resolver */
 };
 
 struct ri_session {
@@ -118,6 +119,36 @@ struct ri_destination_key {
 	__u8 address[16];
 };
 
+/* An address that a session was told when it looked a name up. */
+struct ri_named_key {
+	__u64 cgroup;
+	__u8 address[16];
+};
+
+#define RI_NAMED_SPANS 16	/* of one address; more cannot be allowed */
+
+enum ri_span_flag {
+	RI_SPAN_HOST = 1,	/* a link names the host, and not merely any */
+};
+
+/* Ports that all links allow there by name. */
+struct ri_named_span {
+	__u64 until;		/* boottime ns */
+	__u16 first;		/* ports in host order, both included */
+	__u16 last;
+	__u16 protocol;
+	__u16 flags;		/* enum ri_span_flag */
+	__u32 labels;		/* 1 << index in ri_session.labels, for each that leaves the name */
+	__s32 rules[RI_MAX_POLICIES];	/* of the links, as ri_session.policies has them */
+	__u32 reserved;
+};
+
+struct ri_named {
+	__u32 count;		/* of spans, which are sorted and disjoint */
+	__u32 reserved;
+	struct ri_named_span spans[RI_NAMED_SPANS];
+};
+
 #define RI_ANY_PROTOCOL 0xffff
 
 struct ri_socket_key {
@@ -140,6 +171,14 @@ struct ri_unix_key {
 
 struct ri_unix_value {
 	__s32 rule;
+	__u32 held;		/* the session may redirect the name: only the gate connects to it */
+};
+
+/* Key of a connection to a held name: the gate's process that makes it, on which socket. */
+struct ri_unix_ticket {
+	__u64 cookie;		/* SO_COOKIE of the session's socket */
+	__u32 pid;
+	__u32 reserved;
 };
 
 /* One slot of the direct-mapped cache behind `audit: first`. */

@@ -79,11 +79,23 @@ def net(profile: Profile, action: NetAction) -> bool:
 
     if speaking(section.deny):
         return False
+    if binding and asking(action) and looks_up(section):
+        return True
     narrow = [] if binding else [each for each in NAMED_ONLY if holds(each, action)]
     for each in speaking(section.bind if binding else section.connect):
         if all(each.subnet_of(outer) for outer in narrow):  # type: ignore[arg-type]
             return True
     return False
+
+
+def looks_up(section: NetworkSection) -> bool:
+    """Whether names may be looked up, which needs sockets and a port."""
+    return any(network.names_hosts(rule.to) for rule in section.connect)
+
+
+def asking(action: NetAction) -> bool:
+    """Whether a resolver may bind so before it asks."""
+    return action.protocol == 17 and action.port == 0 and int(action.address) == 0
 
 
 def holds(each: network.IPNetwork, action: NetAction) -> bool:
@@ -96,7 +108,10 @@ def unix(profile: Profile) -> set[str]:
 
 def socket(profile: Profile, action: SocketAction) -> bool:
     section = profile.network or NetworkSection()
-    named = {network.parse(rule.to).protocol for rule in (*section.connect, *section.bind)}
+    texts = [*(rule.to for rule in section.connect), *(rule.to for rule in section.bind)]
+    named = {network.parse(text).protocol for text in texts}
+    if looks_up(section):
+        named = {6, 17}
     if profile.syscalls and "socket" in profile.syscalls.deny:
         return False
     if action.family == 1:

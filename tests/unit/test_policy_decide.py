@@ -178,7 +178,7 @@ def test_denies(action: Action, mechanism: Mechanism, remedy: str) -> None:
 
 
 def test_sockets_without_udp_rules_say_what_to_add() -> None:
-    plan = compiled([profile(network={"connect": ["any:443"]})])
+    plan = compiled([profile(network={"connect": ["10.0.0.0/8:443"]})])
     decision = decide(plan, SocketAction(2, 2, 0))
     assert decision.remedy == 'network.connect: add "ADDRESS:PORT/udp"'
     assert decision.rule is None

@@ -135,7 +135,11 @@ def test_absent_and_empty_sections_differ() -> None:
         ("name: a\nenvironment: {set: {A: '{x}'}}", 2, 24, "environment.set.A", "{x}"),
         ("name: a\nextends: ../b", 2, 10, "extends", "not the name"),
         ("name: a\ninclude: [b, b]", 2, 14, "include[1]", "already"),
-        ("name: a\nnetwork: {connect: [x.org:1]}", 2, 21, "network.connect[0]", "later release"),
+        ("name: a\nnetwork: {ask: [x.org:1]}", 2, 17, "network.ask[0]", "network.connect alone"),
+        (
+            "name: a\nnetwork: {connect: [{to: '10.0.0.1:1', private: true}]}",
+            *(2, 21, "network.connect[0]", "names addresses"),
+        ),
         ("name: a\nnetwork: {unix: [x.sock]}", 2, 18, "network.unix[0]", "relative"),
         ("name: a\nnetwork: {unix: ['@']}", 2, 18, "network.unix[0]", "name"),
     ],
