@@ -184,6 +184,10 @@ int ri_socket(struct bpf_sock *ctx)
 	return conclude(session, cgroup, &none, &decision, ctx->family, ctx->type, RI_SOCKET);
 }
 
+/* Connections that the gate is about to make, to the cgroup of the session that they are for. Written
+ * and removed by the gate, taken by ri_connect_unix. Full, or a miss: the connection is refused. */
+BPF_HASH(unix_tickets, struct ri_unix_ticket, u64, 4096);
+
 #ifdef OFF_bpf_sock_addr_kern_uaddrlen
 /*
  * The kernel's own copy of the address, which no thread can change any more: ctx is at run time a
@@ -226,7 +230,21 @@ static __always_inline void judge_unix_name(struct ri_unix_key *key, struct deci
 	key->policy = decision->policy;
 	value = unix_paths.lookup(key);
 	decision->rule = value ? value->rule : -1;
-	decision->cause = value ? RI_ALLOWED : RI_UNLISTED;
+	decision->cause = !value ? RI_UNLISTED : value->held ? RI_UNHELD : RI_ALLOWED;
+}
+
+/* Whether the caller is the gate, which has decided on this very connection; its session's cgroup. */
+static __always_inline bool take_unix_ticket(void *ctx, u64 *cgroup)
+{
+	struct ri_unix_ticket key = { .cookie = bpf_get_socket_cookie(ctx),
+				      .pid = bpf_get_current_pid_tgid() >> 32 };
+	u64 *found = unix_tickets.lookup(&key);
+
+	if (!found)
+		return false;
+	*cgroup = *found;
+	unix_tickets.delete(&key);
+	return true;
 }
 
 static __always_inline u64 hash_unix_name(struct ri_unix_key *key, u64 cgroup, u16 operation)
@@ -248,6 +266,8 @@ static __always_inline int judge_unix(void *ctx, u16 operation)
 	bool pass;
 
 	session = session_of(&cgroup);
+	if (!session && operation == RI_CONNECT && take_unix_ticket(ctx, &cgroup))
+		return standing(sessions.lookup(&cgroup)) == RI_ALLOWED;
 	read_unix_name(ctx, &key);
 	JUDGE(session, decision, judge_unix_name(&key, &decision));
 	pass = let_pass(session, &decision);

@@ -28,6 +28,7 @@ VERBS = {
 }
 WAIT = "none in a profile: it goes on by itself when all holds that must"
 ANSWER = "a person's word: rictl asks lists what waits for it"
+CONNECT = "connect(2) first: then the gate makes the connection, to the socket that is meant"
 # What no rule has a say in: no change to them helps.
 STANDING = {
     DenyCause.EXPIRED: "the session's authority has expired",
@@ -102,6 +103,9 @@ def _refusal(
         remedy = f"an administrator's word: rictl label remove {subject.id} {label.name} --why TEXT"
         details = {"label": label.name, "remedy": remedy}
         return _Refusal(reason, rule, Mechanism.CGROUP_BPF, details)
+    if event.cause is DenyCause.UNHELD:
+        reason = "the session may write where this name is, and could lead it elsewhere"
+        return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {"remedy": CONNECT})
     if event.cause is DenyCause.UNANSWERED:
         reason = "a rule asks about it, and nobody has approved it"
         return _Refusal(reason, rule, Mechanism.CGROUP_BPF, {"remedy": ANSWER})

@@ -106,6 +106,7 @@ class DenyCause(Enum):
     OVER_BUDGET = 7  # `rule` is the number of the budget (layout.BudgetKind)
     CONDITION = 8  # a condition of the session does not hold
     NO_TICKET = 9  # a program that was not the one decided on; killed before it ran
+    UNHELD = 10  # a unix name that the session may redirect, and that it went to by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -286,4 +286,5 @@ def _unix_rows(policy_id: int, policy: Policy) -> Iterator[Row]:
             raise RowError(f"unix socket {rule.path!r} holds a NUL")
         if len(name) > _SUN_PATH:
             raise RowError(f"unix socket {rule.path} is longer than {_SUN_PATH} bytes")
-        yield Row("unix_paths", _UNIX.pack(policy_id, len(name), name), _UNIX_VALUE.pack(rule.rule))
+        value = _UNIX_VALUE.pack(rule.rule, rule.held)
+        yield Row("unix_paths", _UNIX.pack(policy_id, len(name), name), value)

@@ -54,6 +54,7 @@ enum ri_cause {
 	RI_OVER_BUDGET = 7,	/* rule: which, enum ri_budget_kind */
 	RI_CONDITION = 8,	/* a condition of the session does not hold */
 	RI_NO_TICKET = 9,	/* RI_EXEC: not the program start that was decided; it was killed */
+	RI_UNHELD = 10,		/* a unix name that the session may redirect, and not by the gate */
 };
 
 enum ri_budget_kind {

@@ -53,6 +53,7 @@ MAPS = (
     "ports",
     "sockets",
     "unix_paths",
+    "unix_tickets",
     "earned",
     "approvals",
     "budgets",
