@@ -13,8 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-import idna
-
 from monitor.resolver.ports import Range, parse_ports, parse_protocol
 
 LONGEST_NAME = 253  # RFC 1035 section 2.3.4: 255 bytes on the wire
@@ -166,6 +164,8 @@ def _is_service(name: str) -> bool:
 
 
 def _idna(text: str) -> str:
+    import idna  # here: processes of the bare interpreter hold plans too
+
     try:
         return idna.encode(text, uts46=True, std3_rules=True).decode("ascii")
     except (idna.IDNAError, UnicodeError) as error:
@@ -176,6 +176,8 @@ def _check_ascii_form(label: str, text: str) -> None:
     """`xn--` stands before what IDNA wrote, or two spellings would be one name to a reader."""
     if not label.startswith("xn--"):
         return
+    import idna
+
     try:
         idna.ulabel(label)
     except (idna.IDNAError, UnicodeError) as error:
