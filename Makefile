@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup demo test unit host lint bench install uninstall clean
+.PHONY: help setup demo test unit host lint bench stress fuzz install uninstall clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -26,6 +26,15 @@ host: setup      ## only what tests the kernel
 
 lint: setup      ## ruff and mypy --strict, as the tests run them
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+
+stress: setup    ## what takes too long for `make test`: loads, 1,000 sessions, trees, deaths
+	@$(SUDO) $(PYTHON) -m pytest tests/host/test_robust_*.py --stress
+
+SECONDS := 60
+fuzz: setup      ## fuzzers, SECONDS=60 for each of their targets
+	@[ -d .cache/fuzz/engine/atheris ] || $(PYTHON) -m pip install --quiet --no-deps --require-hashes \
+		--target .cache/fuzz/engine --requirement packaging/requirements-fuzz.txt
+	@$(PYTHON) -m fuzz --seconds $(SECONDS)
 
 bench: setup     ## what governing costs, side by side with a bare run
 	@$(SUDO) $(PYTHON) -m bench

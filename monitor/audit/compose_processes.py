@@ -46,7 +46,7 @@ def find_exec(subject: Subject, event: ExecEvent) -> Finding:
         details["argv_truncated"] = True
     verb, what = Verb.PROC_EXEC, event.path
     if event.cause is not None:
-        reason, mechanism = KILLED[event.cause]
+        reason, mechanism = KILLED.get(event.cause, KILLED[DenyCause.NO_TICKET])
         return Finding(verb, what, Verdict.KILL, reason, "", mechanism, details)
     if subject.plan is not None and subject.plan.syscalls.notified and what.startswith("/"):
         decision = on(subject, ExecAction(what, event.argv))
