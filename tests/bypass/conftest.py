@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import subprocess
@@ -15,25 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from monitor.kernel.cgroup import unified_mount
+from monitor.prove import scene as scenes
+from monitor.prove.case import PROFILE
+from monitor.prove.scene import furnish
 from tests.host.conftest import daemon, make_user, user, users
 from tests.support.daemon import Daemon, User
 
-__all__ = ["daemon", "make_user", "user", "users"]
+__all__ = ["PROFILE", "daemon", "make_user", "user", "users"]
 
 PROGRAMS = Path(__file__).parent / "programs"
-PROFILE = "bypass"
-PROFILE_TEXT = """\
-include: [base]
-files:
-  read: ["{workspace}/**"]
-  write: ["{workspace}/**"]
-  execute: ["{workspace}/**"]
-exec:
-  deny: ["{workspace}/denied"]
-network:
-  connect: ["127.0.0.1:PORT,SLOW", "127.0.0.1:PORT/udp"]
-"""
 FILES_PROFILE = """\
 include: [base]
 files:
@@ -42,10 +31,6 @@ files:
   execute: ["{workspace}/**"]
   deny: ["{workspace}/**/.env"]
   read_only: ["{workspace}/.git/hooks", "{workspace}/.git/config"]
-"""
-STRICT = """\
-syscalls:
-  preset: strict
 """
 
 
@@ -66,6 +51,7 @@ class Scene:
     workspace: Path
     words: dict[str, str]
     slow: socket.socket  # listens, and takes next to nothing
+    made: scenes.Scene
 
     def bare(self, command: list[str], root: bool = False) -> subprocess.CompletedProcess[str]:
         """Run `command` without ri-exec."""
@@ -82,81 +68,24 @@ class Scene:
         )
 
 
-def listeners(stack: ExitStack) -> tuple[int, int]:
-    """Two ports on which TCP and UDP are served on both loopback addresses."""
-
-    def serve(port: int) -> int:
-        for family, address in ((socket.AF_INET6, "::1"), (socket.AF_INET, "127.0.0.1")):
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                server = stack.enter_context(socket.socket(family, kind))
-                server.bind((address, port))
-                port = server.getsockname()[1]
-                if kind == socket.SOCK_STREAM:
-                    server.setsockopt(socket.IPPROTO_TCP, socket.TCP_FASTOPEN, 5)
-                    server.listen(64)
-        return port
-
-    return serve(0), serve(0)
-
-
 @pytest.fixture(scope="module")
 def scene(user: User, daemon: Daemon) -> Iterator[Scene]:
-    """Everything that the cases speak of."""
+    """What `rictl doctor --prove` makes, in the user's home, and what only the tests need."""
     with ExitStack() as stack:
-        user.home.chmod(0o755)
-        workspace = user.home / "workspace"
-        programs = workspace / "programs"
-        shutil.copytree(PROGRAMS, programs, ignore=shutil.ignore_patterns("__pycache__"))
-        stack.callback(shutil.rmtree, workspace)
-        for name in ("compat", "show_euid"):
-            compiler = ["gcc", "-O1", "-Wall", "-Wextra", "-Werror", "-o"]
-            source = PROGRAMS / f"{name}.c"
-            subprocess.run([*compiler, programs / name, source], check=True, capture_output=True)
-        shutil.copy("/usr/bin/true", workspace / "denied")
-        (workspace / "own").write_text("the agent's\n")
-        (user.home / "secret").write_text("a secret\n")
-        port, other = listeners(stack)
+        home = user.home
+        stack.callback(shutil.rmtree, home / "workspace")
+        made = furnish(stack, home, user.uid, user.gid, daemon.socket)
+        for program in PROGRAMS.glob("*.py"):
+            shutil.copy(program, made.words["programs"])
         slow = stack.enter_context(socket.socket())
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.bind(("127.0.0.1", 0))
         slow.listen(1)
-        abstract = f"ri-test-{secrets.token_hex(4)}"
-        server = stack.enter_context(socket.socket(socket.AF_UNIX))
-        server.bind(f"\0{abstract}")
-        server.listen(64)
-        datagrams = user.home / "datagrams"
-        stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)).bind(str(datagrams))
-        stack.callback(datagrams.unlink)
-        for path in (workspace, *workspace.rglob("*"), user.home / "secret", datagrams):
-            os.chown(path, user.uid, user.gid)
-        setuid = programs / "show_euid"
-        os.chown(setuid, 0, 0)
-        setuid.chmod(0o4755)
-        delegated = unified_mount() / f"{daemon.instance}-delegated"
-        delegated.mkdir()
-        stack.callback(delegated.rmdir)
-        os.chown(delegated / "cgroup.procs", user.uid, user.gid)
-        victim = subprocess.Popen(["sleep", "600"], user=user.uid, group=user.gid, extra_groups=[])
-        stack.callback(victim.wait)
-        stack.callback(victim.kill)
-        text = PROFILE_TEXT.replace("PORT", str(port)).replace("SLOW", str(slow.getsockname()[1]))
-        daemon.profile(PROFILE, text)
-        daemon.profile(f"{PROFILE}-strict", text + STRICT)
-        words = {
-            "programs": str(programs),
-            "workspace": str(workspace),
-            "secret": str(user.home / "secret"),
-            "own": str(workspace / "own"),
-            "denied": str(workspace / "denied"),
-            "setuid": str(setuid),
-            "delegated": str(delegated / "cgroup.procs"),
-            "victim": str(victim.pid),
-            "abstract": abstract,
-            "datagrams": str(datagrams),
-            "port": str(port),
-            "other": str(other),
-        }
-        yield Scene(user, daemon, workspace, words, slow)
+        port = made.words["port"]
+        for name, text in made.profiles.items():
+            with_slow = text.replace(f':{port}"', f':{port},{slow.getsockname()[1]}"')
+            daemon.profile(name, with_slow)
+        yield Scene(user, daemon, made.workspace, made.words, slow, made)
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import subprocess
 
 import pytest
 
-from tests.bypass.catalogue import CASES, KILLED, Case, Control
+from monitor.prove.case import KILLED, Case, Control
+from monitor.prove.catalogue import CASES
+from monitor.prove.trees import IN_TREES
 from tests.bypass.conftest import Scene
 from tests.support.daemon import wait_until
 
@@ -30,7 +32,8 @@ def recorded(scene: Scene, after: int, verb: str, verdict: str) -> bool:
 def test_a_way_out_is_closed(scene: Scene, case: Case) -> None:
     command = case.command(scene.words)
     before = last_record(scene)
-    governed = scene.daemon.exec(case.profile, command, cwd=scene.workspace)
+    scene.made.renew(case.profile)
+    governed = scene.daemon.exec(case.profile, command, cwd=scene.made.folder(case.profile))
     told = f"{governed.stdout}{governed.stderr}"
     if case.expect == KILLED:
         assert governed.returncode == 128 + signal.SIGSYS, told
@@ -39,8 +42,14 @@ def test_a_way_out_is_closed(scene: Scene, case: Case) -> None:
         assert governed.returncode == REFUSED, told
         assert governed.stdout.splitlines()[-1] == f"REFUSED {case.expect}"
     if case.verb is not None:
-        verb = case.verb
-        wait_until(lambda: recorded(scene, before, verb, "deny"))
+        verb, verdict = case.verb, "allow" if case.expect == KILLED else "deny"
+        wait_until(lambda: recorded(scene, before, verb, verdict))
+    else:
+        assert case.unrecorded
+    if case in IN_TREES:
+        records = scene.daemon.records(after=before, verb=case.verb or "", verdict="deny")
+        assert {record["mechanism"] for record in records} == {"view"}
+        assert all("{workspace}" in record["rule"] for record in records)
     free = without(scene, case, command)
     if case.control is not Control.OBSERVE and lacks(free):
         pytest.skip(f"this kernel has no {case.title}")
@@ -59,7 +68,8 @@ def without(scene: Scene, case: Case, command: list[str]) -> subprocess.Complete
     if case.control is not Control.OBSERVE:
         return scene.bare(command, root=case.control is Control.ROOT)
     before = last_record(scene)
-    free = scene.daemon.exec(case.profile, command, cwd=scene.workspace, observe=True)
+    folder = scene.made.folder(case.profile)
+    free = scene.daemon.exec(case.profile, command, cwd=folder, observe=True)
     if case.verb is not None and case.observed:
         verb = case.verb
         wait_until(lambda: recorded(scene, before, verb, "would-deny"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bypass.catalogue import PYTHON
+from monitor.prove.case import PYTHON
 from tests.bypass.conftest import FILES_PROFILE, Scene
 from tests.bypass.test_bypass_catalogue import REFUSED
 from tests.support.daemon import wait_until

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bypass.catalogue import PYTHON
+from monitor.prove.case import PYTHON
 from tests.bypass.conftest import PROFILE, Scene
 from tests.support.checkout import ROOT
 from tests.support.daemon import wait_until
