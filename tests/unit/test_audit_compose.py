@@ -793,14 +793,3 @@ def test_a_name_that_is_not_text_stays_exact(case: Case) -> None:
     draft = case.draft(opened(os.fsdecode(b"/tmp/\xff\x1b[31m")))
     record = canonical.decode(canonical.encode(1, draft), bytes(32))
     assert os.fsencode(record.object) == b"/tmp/\xff\x1b[31m"
-
-
-@pytest.mark.parametrize("cause", set(DenyCause) - {DenyCause.NONE})
-def test_a_start_that_was_killed_is_recorded_whatever_the_cause(cause: DenyCause) -> None:
-    event = ExecEvent(
-        **BASE, path="/x", argv=("x",), truncated=False, device=1, inode=2, cause=cause
-    )
-    found = Composer(lambda _cgroup: session()).compose(event)
-    assert found is not None
-    assert (found.verdict, found.verb) == (Verdict.KILL, Verb.PROC_EXEC)
-    assert found.reason

@@ -13,7 +13,7 @@ from monitor.audit.record import Draft
 from monitor.policy.action import Decision, Mechanism, Origin, Verb, Verdict
 from monitor.policy.plan import Budgets, Label
 from monitor.session.session import Session
-from monitor.wire.events import AnyEvent, DenyCause, LabelEvent, NetEvent, NetOperation
+from monitor.wire.events import AnyEvent, DenyCause, ExecEvent, LabelEvent, NetEvent, NetOperation
 from monitor.wire.layout import BudgetKind
 from tests.support.audit import RULE, plan, policy, session
 
@@ -184,3 +184,13 @@ def test_another_plan_of_the_same_session(case: Case) -> None:
     draft = case.draft(net(DenyCause.UNLISTED, policy=14))
     assert (draft.details["label"], draft.exe) == ("seen", "/usr/bin/curl")
     assert case.draft(net(DenyCause.RULE, policy=5)).rule == ""
+
+
+@pytest.mark.parametrize("cause", set(DenyCause) - {DenyCause.NONE})
+def test_a_start_that_was_killed_is_recorded_whatever_the_cause(cause: DenyCause) -> None:
+    who = (time.clock_gettime_ns(time.CLOCK_BOOTTIME), 77, 100, 100, "cat", 1)
+    event = ExecEvent(*who, "/x", ("x",), truncated=False, device=1, inode=2, cause=cause)
+    found = Composer(lambda _cgroup: session()).compose(event)
+    assert found is not None
+    assert (found.verdict, found.verb) == (Verdict.KILL, Verb.PROC_EXEC)
+    assert found.reason
