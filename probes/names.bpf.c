@@ -239,12 +239,17 @@ static __always_inline bool may_ask(u64 cgroup, u64 now)
 	return true;
 }
 
+enum ri_flow_kind {
+	RI_FLOW_ELSEWHERE = 0,	/* it does not go to the resolver */
+	RI_FLOW_NOTED = 1,
+	RI_FLOW_REFUSED = 2,	/* it is not to leave */
+};
+
 /*
  * For the egress program, with packets that have no route of their own: notes who sends where the
  * packet goes to the resolver. It is the socket's cgroup that counts, not that of who sends.
- * False: the packet is not to leave.
  */
-static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
+static __always_inline int note_flow(struct __sk_buff *skb, u64 cgroup)
 {
 	struct ri_resolver *to = resolver_port();
 	struct ri_flow_key key = {};
@@ -256,13 +261,13 @@ static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 	u16 ports[2] = {};
 
 	if (!to || !to->port4)
-		return true;
+		return RI_FLOW_ELSEWHERE;
 	if (skb->protocol == bpf_htons(0x0800)) {
 		if (bpf_skb_load_bytes(skb, RI_IP4_SOURCE, address, 8) ||
 		    address[1] != bpf_htonl(RI_LOOPBACK4) ||
 		    bpf_skb_load_bytes(skb, RI_IP4_PROTOCOL, &protocol, 1) ||
 		    bpf_skb_load_bytes(skb, RI_IP4_SIZE, ports, 4) || ports[1] != to->port4)
-			return true;
+			return RI_FLOW_ELSEWHERE;
 		transport = RI_IP4_SIZE;
 		key.address[10] = 0xff;
 		key.address[11] = 0xff;
@@ -272,26 +277,26 @@ static __always_inline bool note_flow(struct __sk_buff *skb, u64 cgroup)
 		    address[5] || address[6] || address[7] != bpf_htonl(1) ||
 		    bpf_skb_load_bytes(skb, RI_IP6_NEXT, &protocol, 1) ||
 		    bpf_skb_load_bytes(skb, RI_IP6_SIZE, ports, 4) || ports[1] != to->port6)
-			return true;
+			return RI_FLOW_ELSEWHERE;
 		__builtin_memcpy(key.address, address, 16);
 	}
 	if (protocol != RI_UDP && protocol != RI_TCP)
-		return true;
+		return RI_FLOW_ELSEWHERE;
 	flow.time = bpf_ktime_get_boot_ns();
 	/* Of a connection its beginning counts: the resolver reads one question after the other. */
 	if (protocol == RI_TCP) {
 		if (bpf_skb_load_bytes(skb, transport + RI_TCP_FLAGS, &flags, 1))
-			return false;
+			return RI_FLOW_REFUSED;
 		begins = (flags & (RI_TCP_SYN | RI_TCP_ACK)) == RI_TCP_SYN;
 	} else if (skb->len > RI_QUESTION_SIZE) {
-		return false;
+		return RI_FLOW_REFUSED;
 	}
 	if (begins && !may_ask(cgroup, flow.time))
-		return false;
+		return RI_FLOW_REFUSED;
 	key.port = ports[0];
 	key.protocol = protocol;
 	flows.update(&key, &flow);
-	return true;
+	return RI_FLOW_NOTED;
 }
 
 int ri_recvmsg4(struct bpf_sock_addr *ctx) { restore4(ctx); return 1; }
@@ -306,6 +311,6 @@ int ri_alone_sendmsg4(struct bpf_sock_addr *ctx) { return redirect4(ctx) != RI_N
 int ri_alone_sendmsg6(struct bpf_sock_addr *ctx) { return redirect6(ctx) != RI_NO_ROOM; }
 int ri_alone_egress(struct __sk_buff *skb)
 {
-	return note_flow(skb, bpf_skb_cgroup_id(skb));
+	return note_flow(skb, bpf_skb_cgroup_id(skb)) != RI_FLOW_REFUSED;
 }
 #endif

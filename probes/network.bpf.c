@@ -40,15 +40,16 @@ static __always_inline int conclude(struct ri_session *session, u64 cgroup, stru
 	return !decision->cause || pass;
 }
 
-static __always_inline bool narrows(struct ri_session *session, u32 label)
+/* Where a label that narrows the network stands among the session's; RI_MAX_LABELS: it does not. */
+static __always_inline u32 narrowing(struct ri_session *session, u32 label)
 {
 	for (u32 i = 0; i < RI_MAX_LABELS; i++) {
 		if (i >= session->label_count)
-			return false;
+			break;
 		if (session->labels[i] == label)
-			return true;
+			return i;
 	}
-	return false;
+	return RI_MAX_LABELS;
 }
 
 static __always_inline void send_label(struct destination *to, u32 label, s32 rule, u16 family,
@@ -82,7 +83,7 @@ static __always_inline void earn_labels(struct ri_session *session, struct desti
 	struct decision links = *decision;
 	struct ri_port_value *value;
 	struct ri_earned *row;
-	u32 label;
+	u32 label, place;
 
 	for (u32 i = 0; i < RI_MAX_POLICIES; i++) {
 		if (i >= session->policy_count)
@@ -96,9 +97,11 @@ static __always_inline void earn_labels(struct ri_session *session, struct desti
 		    __sync_val_compare_and_swap(&row->time, 0, bpf_ktime_get_boot_ns()))
 			continue;
 		send_label(to, label, value->rule, family, type, operation);
-		if (!narrows(session, label))
+		place = narrowing(session, label);
+		if (place >= RI_MAX_LABELS)
 			continue;
 		decision->policy = label;
+		decision->link = RI_MAX_POLICIES + place;
 		judge_destination(to, decision);
 		if (decision->cause)
 			return;
@@ -116,17 +119,22 @@ static __always_inline bool mark_connected(struct bpf_sock_addr *ctx)
 	return socket && connected.sk_storage_get(socket, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 }
 
-static __always_inline int judge(struct bpf_sock_addr *ctx, struct destination *to, u16 operation)
+static __always_inline bool has_names(struct ri_session *session)
+{
+	return session && session->flags & RI_NAMES;
+}
+
+static __always_inline int judge(struct bpf_sock_addr *ctx, struct ri_session *session,
+				 struct destination *to, u16 operation)
 {
 	struct decision decision = { .rule = -1 };
-	struct ri_session *session;
-	u64 cgroup;
+	u64 cgroup = to->cgroup;
 
-	session = session_of(&cgroup);
-	to->cgroup = cgroup;
 	to->port = (u16)ctx->user_port;
 	to->protocol = ctx->protocol;
 	to->table = operation == RI_BIND ? RI_TABLE_BIND : RI_TABLE_CONNECT;
+	if (operation != RI_BIND && has_names(session))
+		find_named(to, bpf_ktime_get_boot_ns());
 	JUDGE(session, decision, judge_destination(to, &decision));
 	if (operation != RI_BIND && session && !decision.cause) {
 		if (session->budgets)
@@ -140,24 +148,47 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct destination *
 	return conclude(session, cgroup, to, &decision, ctx->family, ctx->type, operation);
 }
 
+/* Whether questions of the session go to the resolver now. */
+static __always_inline bool asks_by_name(struct ri_session *session)
+{
+	return has_names(session) && !standing(session);
+}
+
 static __always_inline int judge4(struct bpf_sock_addr *ctx, u16 operation)
 {
 	struct destination to = {};
-	u32 address = ctx->user_ip4;
+	struct ri_session *session = session_of(&to.cgroup);
+	u32 address;
+	int redirected;
 
+	if (operation != RI_BIND && asks_by_name(session)) {
+		redirected = redirect4(ctx);
+		if (redirected)
+			return redirected == RI_REDIRECTED;
+	}
+	address = ctx->user_ip4;
 	to.address[10] = 0xff;
 	to.address[11] = 0xff;
 	__builtin_memcpy(to.address + 12, &address, 4);
-	return judge(ctx, &to, operation);
+	return judge(ctx, session, &to, operation);
 }
 
 static __always_inline int judge6(struct bpf_sock_addr *ctx, u16 operation)
 {
 	struct destination to = {};
-	u32 address[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
+	struct ri_session *session = session_of(&to.cgroup);
+	u32 address[4];
+	int redirected;
 
+	if (operation != RI_BIND && asks_by_name(session)) {
+		redirected = redirect6(ctx);
+		if (redirected)
+			return redirected == RI_REDIRECTED;
+	}
+	for (int i = 0; i < 4; i++)	/* the words of an address */
+		address[i] = ctx->user_ip6[i];
 	__builtin_memcpy(to.address, address, 16);
-	return judge(ctx, &to, operation);
+	return judge(ctx, session, &to, operation);
 }
 
 int ri_connect4(struct bpf_sock_addr *ctx) { return judge4(ctx, RI_CONNECT); }

@@ -199,6 +199,8 @@ static __always_inline void judge_open(struct destination *to, struct decision *
 
 	decision->rule = value ? value->rule : -1;
 	decision->cause = value ? RI_RULE : RI_UNLISTED;
+	if (!value)
+		judge_named(to, decision);
 	if (value && value->verdict == RI_ALLOW)
 		decision->cause = RI_ALLOWED;
 	else if (value && value->verdict == RI_ASK)
@@ -237,6 +239,8 @@ static __always_inline int judge_packet(struct __sk_buff *skb, struct ri_session
 	struct bpf_sock *socket = skb->sk;
 
 	read_destination(skb, &to);
+	if (session->flags & RI_NAMES)
+		find_named(&to, 0);
 	JUDGE_LABELS(session, decision, judge_open(&to, &decision));
 	if (!decision.cause)
 		return 1;
@@ -285,6 +289,9 @@ static __always_inline int spend_bytes(struct __sk_buff *skb, struct ri_session 
  * In a session with labels, those that were earned are asked of every packet; in one with a budget
  * of bytes, every packet is counted.
  *
+ * What goes to the resolver is noted there: it knows by that whose question it is. Which names a
+ * label leaves the resolver knows.
+ *
  * And no packet goes another way than was decided. The programs above saw the address that the
  * caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by setsockopt or in a message of its own)
  * takes the packet to another one first. Recorded with where it would have gone.
@@ -295,6 +302,7 @@ int ri_egress(struct __sk_buff *skb)
 	struct ri_session *session = sessions.lookup(&cgroup);
 	bool routed = has_own_route(skb);
 	u8 flags = routed ? 0 : tcp_flags(skb);
+	int asks = RI_FLOW_ELSEWHERE;
 
 	/* A reset carries no data, and the peer of a socket that was cut must see it. */
 	if (standing(session))
@@ -303,10 +311,14 @@ int ri_egress(struct __sk_buff *skb)
 		refuse_route(skb, cgroup);
 		return 0;
 	}
+	if (session && session->flags & RI_NAMES)
+		asks = note_flow(skb, cgroup);
+	if (asks == RI_FLOW_REFUSED)
+		return 0;
 	if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
 		if (!judge_welcome(skb, session, cgroup))
 			return 0;
-	} else if (session && session->label_count && !(flags & TCP_RST)) {
+	} else if (session && session->label_count && !asks && !(flags & TCP_RST)) {
 		if (!judge_packet(skb, session, cgroup))
 			return 0;
 	}

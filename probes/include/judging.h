@@ -17,14 +17,20 @@ BPF_HASH(sockets, struct ri_socket_key, u32, 65536);
 /* Unix destinations. Written by the worker. Full: as above. */
 BPF_HASH(unix_paths, struct ri_unix_key, struct ri_unix_value, 16384);
 
+/* What names came to. Written by the worker before a look-up is answered; kept where it dies, until
+ * the time in it. Full: the answer is refused. Rows are large and few: room is taken as needed. */
+BPF_F_TABLE("hash", struct ri_named_key, struct ri_named, named, 65536, 1 /* BPF_F_NO_PREALLOC */);
+
 /* TCP sockets that a session with labels has connected. Written by ri_connect*. Full: refused. */
 BPF_SK_STORAGE(connected, u8);
 
 struct decision {
 	u32 policy;
+	u32 link;		/* its place in ri_session.policies, or RI_MAX_POLICIES + in .labels */
 	s32 rule;
 	u16 cause;		/* enum ri_cause; RI_ALLOWED allows */
 	bool labels;		/* a rule that allows gives a label */
+	bool host;		/* a rule that allows names the host */
 };
 
 struct destination {
@@ -33,6 +39,8 @@ struct destination {
 	u16 port;		/* network order */
 	u16 protocol;
 	u32 table;
+	u32 span;		/* of `named`: the one that holds the port */
+	struct ri_named *named;	/* NULL: no name came to this destination */
 };
 
 /* What ends a session's authority whatever its rules say. */
@@ -70,6 +78,7 @@ static __always_inline bool is_earned(u32 label)
 			if (i >= (session)->policy_count)			\
 				break;						\
 			(decision).policy = (session)->policies[i];		\
+			(decision).link = i;					\
 			judge_one;						\
 			if ((decision).cause)					\
 				break;						\
@@ -90,6 +99,7 @@ static __always_inline bool is_earned(u32 label)
 			if (!is_earned((session)->labels[i]))			\
 				continue;					\
 			(decision).policy = (session)->labels[i];		\
+			(decision).link = RI_MAX_POLICIES + i;			\
 			judge_one;						\
 			if ((decision).cause)					\
 				break;						\
@@ -151,14 +161,67 @@ static __always_inline struct ri_port_value *find_rule(struct destination *to, u
 	return ports.lookup(&port);
 }
 
+/*
+ * Looks for the names that came to a destination, for sessions that have names, before it is judged.
+ * `now`: boottime ns; 0: what was allowed when the connection was made.
+ */
+static __always_inline void find_named(struct destination *to, u64 now)
+{
+	struct ri_named_key key = { .cgroup = to->cgroup };
+	u16 port = bpf_ntohs(to->port);
+	struct ri_named_span *span;
+	struct ri_named *row;
+
+	__builtin_memcpy(key.address, to->address, sizeof(key.address));
+	row = named.lookup(&key);
+	if (!row)
+		return;
+	for (u32 i = 0; i < RI_NAMED_SPANS; i++) {	/* as many as a row holds */
+		if (i >= row->count)
+			return;
+		span = &row->spans[i];
+		if (span->protocol != to->protocol || port < span->first || port > span->last)
+			continue;
+		if (span->until > now) {
+			to->named = row;
+			to->span = i;
+		}
+		return;
+	}
+}
+
+/* What names allow where no rule speaks of the address. */
+static __always_inline void judge_named(struct destination *to, struct decision *decision)
+{
+	struct ri_named_span *span;
+	u32 link = decision->link;
+
+	if (!to->named || to->table != RI_TABLE_CONNECT)
+		return;
+	span = &to->named->spans[to->span & (RI_NAMED_SPANS - 1)];
+	if (link >= RI_MAX_POLICIES) {
+		if (!(span->labels & 1 << (link - RI_MAX_POLICIES)))
+			return;
+	} else {
+		decision->rule = span->rules[link & (RI_MAX_POLICIES - 1)];
+		if (decision->rule < 0)
+			return;
+	}
+	decision->cause = RI_ALLOWED;
+	if (span->flags & RI_SPAN_HOST)
+		decision->host = true;
+}
+
 static __always_inline void judge_destination(struct destination *to, struct decision *decision)
 {
 	struct ri_port_value *value = find_rule(to, decision->policy);
 
 	decision->rule = -1;
 	decision->cause = RI_UNLISTED;
-	if (!value)
+	if (!value) {
+		judge_named(to, decision);
 		return;
+	}
 	decision->rule = value->rule;
 	decision->cause = RI_RULE;
 	if (value->verdict == RI_ALLOW)

@@ -25,6 +25,10 @@ CGROUP_PROGRAMS = {
     "ri_sendmsg6": bpf.BPF_CGROUP_UDP6_SENDMSG,
     "ri_bind4": bpf.BPF_CGROUP_INET4_BIND,
     "ri_bind6": bpf.BPF_CGROUP_INET6_BIND,
+    "ri_recvmsg4": bpf.BPF_CGROUP_UDP4_RECVMSG,
+    "ri_recvmsg6": bpf.BPF_CGROUP_UDP6_RECVMSG,
+    "ri_getpeername4": bpf.BPF_CGROUP_INET4_GETPEERNAME,
+    "ri_getpeername6": bpf.BPF_CGROUP_INET6_GETPEERNAME,
     "ri_socket": bpf.BPF_CGROUP_INET_SOCK_CREATE,
     "ri_egress": bpf.BPF_CGROUP_INET_EGRESS,
 }

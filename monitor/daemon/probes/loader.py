@@ -41,7 +41,14 @@ from monitor.kernel import bpf, tracing
 from monitor.kernel.btf import BtfError
 
 PROBES = Path(__file__).resolve().parents[3] / "probes"
-SOURCES = ("opens.bpf.c", "calls.bpf.c", "process.bpf.c", "network.bpf.c", "packets.bpf.c")
+SOURCES = (
+    "opens.bpf.c",
+    "calls.bpf.c",
+    "process.bpf.c",
+    "names.bpf.c",  # before those that use it
+    "network.bpf.c",
+    "packets.bpf.c",
+)
 MAPS = (
     "sessions",
     "events",
@@ -61,9 +68,14 @@ MAPS = (
     "destinations",
     "tickets",
     "argument_keys",
+    "named",
+    "resolver",
+    "flows",
+    "asking",
 )
 # Maps whose rows a new version takes over.
-CARRIED = tuple(name for name in MAPS if name not in ("events", "details", "seen", "directories"))
+PASSING = ("events", "details", "seen", "directories", "flows", "asking")
+CARRIED = tuple(name for name in MAPS if name not in PASSING)
 INCLUDE = re.compile(r'#include "(\w+\.h)"')
 
 
