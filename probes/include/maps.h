@@ -194,4 +194,62 @@ struct ri_directory {
 	__u64 sent;		/* boottime ns */
 };
 
+enum ri_armed_flag {
+	RI_CANARY = 1,		/* no session: everything is refused, to see that programs are called */
+};
+
+/* Key: u64, cgroup. A session that the LSM programs judge. */
+struct ri_armed {
+	__u32 flags;		/* enum ri_armed_flag */
+	__u32 calls;		/* 1 << (enum ri_hook - RI_HOOK_CALLS): what its filter refuses as well */
+	__u64 home;		/* cgroup that its processes, and those of sessions in it, stand in */
+};
+
+enum ri_file_flag {
+	RI_HAS_NAMES = 1,	/* components that are a name, or the start of one */
+	RI_HAS_ENDS = 2,	/* components that are the end of a name */
+	RI_JUDGES_GRANTS = 4,	/* what nothing grants is refused */
+	RI_JUDGES_MAPPING = 8,	/* mapping code as well */
+	RI_JUDGES_ATTRIBUTES = 16,
+};
+
+#define RI_FILE_COMPONENTS 64
+
+/* Key: u32, policy. Patterns of one link; each bit is a component (see walking.h). */
+struct ri_file_policy {
+	__u64 first;		/* the component nearest to the start */
+	__u64 last;		/* the one nearest to the object */
+	__u64 gap;		/* any number of folders may stand before it */
+	__u64 any;		/* every name matches it */
+	__u64 holds;		/* last ones of patterns that mean the very object only */
+	/* What a pattern takes away, by its first component. */
+	__u64 hide;
+	__u64 read_only;
+	__u64 no_exec;
+	__u64 held;		/* moving or removing it */
+	__u32 flags;		/* enum ri_file_flag */
+	__u32 terminal;		/* what is granted on terminals, RI_USE_* */
+	__u16 rules[RI_FILE_COMPONENTS];	/* index in Policy.masks, by first component */
+};
+
+struct ri_file_key {
+	__u64 inode;
+	__u32 device;		/* kernel dev_t: major << 20 | minor */
+	__u32 policy;
+};
+
+struct ri_file_value {
+	__u64 starts;		/* first components of the patterns that start here */
+	__u32 tree;		/* granted on it and beneath, RI_USE_* */
+	__u32 own;		/* granted on it alone */
+};
+
+/* LPM: policy and kind are part of the prefix. The value, u64, holds all components that match. */
+struct ri_name_key {
+	__u32 prefix_length;	/* 64 + bits of the name */
+	__u32 policy;
+	__u32 kind;		/* 0: from the start, an exact name with its NUL; 1: from the end */
+	char name[32];
+};
+
 #endif

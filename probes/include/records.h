@@ -24,6 +24,7 @@ enum ri_kind {
 	RI_NAME = 66,		/* ri_short: an open whose name is longer than ri_open holds */
 	RI_UNIX = 67,		/* ri_short: connect or send to a unix socket's name */
 	RI_EXEC = 68,		/* ri_exec */
+	RI_DENIED = 69,		/* ri_short: an LSM program refused; number is the hook */
 	RI_LABEL = 7,		/* ri_event.net: this action earned the label whose policy is `policy` */
 };
 
@@ -56,6 +57,47 @@ enum ri_cause {
 	RI_NO_TICKET = 9,	/* RI_EXEC: not the program start that was decided; it was killed */
 	RI_UNHELD = 10,		/* a unix name that the session may redirect, and not by the gate */
 };
+
+/* Which LSM hook refused; also which one a copy of a program is loaded for. */
+enum ri_hook {
+	RI_HOOK_FILE_OPEN = 1,
+	RI_HOOK_FILE_PERMISSION = 2,
+	RI_HOOK_FILE_TRUNCATE = 3,
+	RI_HOOK_BPRM_CHECK = 4,
+	RI_HOOK_MMAP_FILE = 5,
+	RI_HOOK_FILE_MPROTECT = 6,
+	RI_HOOK_PATH_UNLINK = 7,
+	RI_HOOK_PATH_RMDIR = 8,
+	RI_HOOK_PATH_MKNOD = 9,
+	RI_HOOK_PATH_MKDIR = 10,
+	RI_HOOK_PATH_SYMLINK = 11,
+	RI_HOOK_PATH_RENAME = 12,
+	RI_HOOK_PATH_LINK = 13,
+	RI_HOOK_PATH_TRUNCATE = 14,
+	RI_HOOK_PATH_CHMOD = 15,
+	RI_HOOK_PATH_CHOWN = 16,
+	RI_HOOK_SETXATTR = 17,
+	RI_HOOK_REMOVEXATTR = 18,
+	RI_HOOK_SOCKET_CREATE = 32,
+	RI_HOOK_SOCKET_CONNECT = 33,
+	RI_HOOK_SOCKET_SENDMSG = 34,
+	RI_HOOK_SOCKET_BIND = 35,
+	RI_HOOK_SOCKET_LISTEN = 36,
+	RI_HOOK_UNIX_STREAM = 37,
+	RI_HOOK_UNIX_SEND = 38,
+	RI_HOOK_FILE_RECEIVE = 39,
+	RI_HOOK_BPF = 64,
+	RI_HOOK_MOUNT = 65,
+	RI_HOOK_USERNS = 66,
+	RI_HOOK_PTRACE = 67,
+	RI_HOOK_TRACEME = 68,
+	RI_HOOK_KERNEL_READ = 69,
+	RI_HOOK_PERF = 70,
+	RI_HOOK_MOVE_MOUNT = 71,
+	RI_HOOK_KILL = 72,
+};
+
+#define RI_HOOK_CALLS 64	/* from here on they stand for whole system calls */
 
 enum ri_budget_kind {
 	RI_BUDGET_CONNECTS = 0,
