@@ -12,6 +12,7 @@ from monitor.policy import (
     compile_labels,
     compile_network,
     gates,
+    held_names,
     origins,
     sub_agents,
 )
@@ -85,6 +86,8 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
     policies = [_policy(profile, variables, context, host, gated=gated) for profile in profiles]
     if context.launcher is not None:
         policies = [sub_agents.opened(policy, context.launcher) for policy in policies]
+    if not context.observe:
+        policies = held_names.marked(policies)
     masked = compile_files.masks_in_view(policies)
     terminals = compile_files.terminal_rules(policies)
     missing: tuple[str, ...] = ()
@@ -164,6 +167,7 @@ def _policy(
             netlink=_syscalls_of(profile).preset != "strict",
         ),
         names=compile_network.name_rules(profile, rules),
+        expose=compile_network.expose_table(profile, rules),
         rules=rules.all(),
         asks=compile_labels.file_asks(profile, variables, resolve),
         exec=compile_labels.exec_rules(profile, variables, resolve, gated=gated),

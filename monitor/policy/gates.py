@@ -56,6 +56,8 @@ def gates_of(policies: Sequence[Policy]) -> Gates:
             found |= Gates.EXEC
         if any(label.ask for label in labels) or _asks(policy):
             found |= Gates.CONNECT
+        if any(rule.held for rule in policy.unix):
+            found |= Gates.CONNECT
         if budgets.deletes is not None:
             found |= Gates.DELETE
         if policy.asks or any(label.files for label in labels):

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-from monitor.policy import origins, shared_view
+from monitor.policy import gates, held_names, origins, shared_view
 from monitor.policy.action import Verdict
 from monitor.policy.compile_files import granting
 from monitor.policy.compile_network import SOCK_SEQPACKET
 from monitor.policy.floor import AF_UNIX, ANY_PROTOCOL
+from monitor.policy.gates import Gates
 from monitor.policy.origins import CompileError
 from monitor.policy.plan import (
     Approval,
@@ -143,7 +144,9 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
             f"{labels} labels, those of the sessions above among them; the kernel holds"
             f" {MOST_LABELS}"
         )
-    if not set(plan.syscalls.notified) <= set(above.syscalls.notified):
+    # What it alone may write says little of who may redirect a name in there.
+    own = tuple(held_names.marked(own, above.policies))
+    if not _waiting(plan) <= set(above.syscalls.notified):
         raise CompileError(
             "it asks about actions, or limits them, in a way that the session above was not"
             " started for: only the outermost session can have its calls held"
@@ -184,6 +187,14 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
         reactions=_reactions(plan.reactions, above.reactions),
         missing=tuple(missing),
     )
+
+
+def _waiting(plan: Plan) -> set[int]:
+    """Numbers of the calls that must wait for the gate; a held name is refused where it cannot."""
+    found = set(plan.syscalls.notified)
+    if Gates.CONNECT not in gates.gates_of(held_names.cleared(plan.policies)):
+        found.discard(NUMBERS["connect"])
+    return found
 
 
 # -- what holds above holds beneath ----------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from monitor.policy import held_names
 from monitor.policy.action import Verdict
 from monitor.policy.difference import policy_difference
 from monitor.policy.patterns import escape, is_within
@@ -96,6 +97,15 @@ def in_force(
         )
     if sum(len(policy.labels) for policy in policies) > MOST_LABELS:
         raise CannotSwitch(f"more than {MOST_LABELS} labels with those that it has: start it again")
+    if not old.observe:
+        policies = held_names.marked(policies)
+        if NUMBERS["connect"] not in old.syscalls.notified:
+            pending += [
+                f"{policy.profile}: network.unix: {rule.path}"
+                for policy in policies
+                for rule in policy.unix
+                if rule.held
+            ]
     plan = _with(old, new, tuple(policies))
     return InForce(_strictest(old, plan) if pinned else plan, tuple(masks), tuple(pending))
 

@@ -23,6 +23,7 @@ from monitor.kernel.notify import Listener, Notification
 
 if TYPE_CHECKING:
     from monitor.daemon.gate.office import Office
+    from monitor.daemon.gate.unix_connects import Making
 
 Handler = Callable[["Calls", "Call"], None]
 
@@ -78,6 +79,7 @@ class Calls:
         self._ended = ended
         self._known: dict[str, Known] = {}
         self._held: dict[int, _Held] = {}  # by the slot of the call
+        self._making: list[Making] = []  # connections on their way
 
     def fileno(self) -> int:
         return self.listener.fileno()
@@ -107,6 +109,10 @@ class Calls:
                 self.office.desk.gone(held.number)
                 self.drop(held.call)
                 held.dropped()
+        for making in list(self._making):
+            if not self.listener.is_waiting(making.call.notification):
+                making.abandon()
+                self.drop(making.call)
 
     def close(self) -> None:
         """What waits stays waiting, for the next gate or for its end."""
@@ -114,6 +120,8 @@ class Calls:
             self.office.desk.gone(held.number)
             held.dropped()
         self._held.clear()
+        for making in list(self._making):
+            making.abandon()
         self.listener.close()
         os.close(self.root)
 
@@ -175,6 +183,10 @@ class Calls:
         """Let the kernel make the call; False: it waits no more."""
         return self.listener.go_on(call.notification)
 
+    def succeed(self, call: Call) -> None:
+        """The call has been made in its place."""
+        self.listener.succeed(call.notification)
+
     def refuse(self, call: Call, error: int) -> None:
         self.listener.refuse(call.notification, error)
 
@@ -206,6 +218,24 @@ class Calls:
 
         number = self.office.desk.ask(call.known.facts.session, questions, done, details)
         self._held[slot] = _Held(call, number, dropped)
+
+    # -- connections that are made here --------------------------------------------------------
+
+    def making(self, call: Call) -> int:
+        """How many connections of the call's session are on their way."""
+        session = call.known.facts.session
+        return sum(each.call.known.facts.session == session for each in self._making)
+
+    def make(self, making: Making) -> None:
+        self._making.append(making)
+        self.office.loop.add(making)
+
+    def made(self, making: Making) -> None:
+        """It is over, before its descriptor is closed."""
+        self.office.loop.remove(making)
+        self._making.remove(making)
+
+    # ------------------------------------------------------------------------------------------
 
     def drop(self, call: Call) -> None:
         """The call waits no more."""

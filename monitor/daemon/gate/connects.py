@@ -2,29 +2,28 @@
 """connect(2) to destinations that a rule asks about: held here, decided on in the kernel.
 
 The address that is read here may be another one when the call goes on; then the cgroup programs
-find no approval for it, and refuse. So this only raises the ask and waits.
+find no approval for it, and refuse. So this only raises the ask and waits. Unix sockets are those
+of `unix_connects`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import ipaddress
-import os
 import socket
 from collections.abc import Iterator
 from functools import partial
 
 from monitor.audit import objects
+from monitor.daemon.gate import unix_connects
 from monitor.daemon.gate.calls import Call, Calls
 from monitor.daemon.gate.desk import Question
 from monitor.daemon.gate.facts import Facts
-from monitor.kernel.libc import syscall
+from monitor.kernel.pidfd import copy_descriptor
 from monitor.policy.action import IPAddress, Verb, Verdict
 from monitor.policy.decide_network import port_range
 from monitor.policy.plan import Policy, PortRange
 
-NR_PIDFD_GETFD = 438  # asm/unistd_64.h
 # linux/in.h, linux/in6.h: sockaddr_in without its padding, sockaddr_in6 without the scope.
 SIZES = {socket.AF_INET: 8, socket.AF_INET6: 24}
 PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
@@ -33,6 +32,10 @@ PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
 def handle(calls: Calls, call: Call) -> None:
     """Hold a connection that some link asks about, and let every other go on."""
     facts = call.known.facts
+    if _family(call) == socket.AF_UNIX:
+        every = _policies(facts, calls.office.earned(facts))
+        unix_connects.handle(calls, call, [policy for _link, _number, policy in every])
+        return
     found = _destination(call)
     if found is None or calls.office.shut(facts):
         calls.go_on(call)  # the kernel's own answer
@@ -102,6 +105,14 @@ def _answered(calls: Calls, call: Call, allow: bool, _reason: str) -> None:
         calls.refuse(call, errno.EPERM)
 
 
+def _family(call: Call) -> int:
+    """The address family that the call names; AF_UNSPEC where it cannot be read."""
+    try:
+        return int.from_bytes(call.task.bytes_at(call.notification.arguments[1], 2), "little")
+    except OSError:
+        return socket.AF_UNSPEC
+
+
 def _destination(call: Call) -> tuple[IPAddress, int] | None:
     """Where to; None: not to an internet address, or to none at all."""
     _descriptor, at, size, *_rest = call.notification.arguments
@@ -123,14 +134,8 @@ def _destination(call: Call) -> tuple[IPAddress, int] | None:
 
 def _protocol(call: Call) -> int:
     """The protocol of the socket. OSError."""
-    process = os.pidfd_open(call.task.group)
-    try:
-        number = call.notification.arguments[0] & 0xFFFFFFFF
-        copy = syscall(
-            NR_PIDFD_GETFD, ctypes.c_int(process), ctypes.c_int(number), ctypes.c_uint(0)
-        )
-    finally:
-        os.close(process)
+    number = call.notification.arguments[0] & 0xFFFFFFFF
+    copy = copy_descriptor(call.task.thread, call.task.group, number)
     with socket.socket(fileno=copy) as taken:
         return taken.getsockopt(socket.SOL_SOCKET, socket.SO_PROTOCOL)
 

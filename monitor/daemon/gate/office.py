@@ -7,10 +7,12 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
+from monitor.daemon.gate.connecting import Tickets as UnixTickets
 from monitor.daemon.gate.content import Contents
 from monitor.daemon.gate.desk import Desk
 from monitor.daemon.gate.facts import Facts
 from monitor.daemon.gate.images import Images
+from monitor.daemon.gate.loop import Loop
 from monitor.daemon.gate.tickets import Tickets
 from monitor.daemon.probes import pins
 from monitor.daemon.probes.authority import Authority
@@ -31,13 +33,17 @@ ROWS = 4096
 class Office:
     """One for each gate."""
 
-    def __init__(self, instance: str, desk: Desk) -> None:
+    def __init__(self, instance: str, desk: Desk, loop: Loop) -> None:
         """OSError: the probes are not in place."""
         self.desk = desk
+        self.loop = loop
         self.faults = 0
         self.authority = Authority(instance)
         self.authority.open()
         self.tickets = Tickets(instance, self.authority)
+        self.unix_tickets = UnixTickets(Map.pinned(pins.current(instance) / "unix_tickets"))
+        # (session, name) of connections whose first has been recorded.
+        self.told: set[tuple[str, str]] = set()
         self.images = Images()
         self.contents = Contents()
         self._sessions = Rows(Map.pinned(pins.current(instance) / "sessions"))

@@ -62,7 +62,7 @@ class Gate:
         self.loop = Loop()
         self.channel = Channel(connection, self._blocked)
         self.desk = Desk(self.channel)
-        self.office = Office(instance, self.desk)
+        self.office = Office(instance, self.desk, self.loop)
         self._calls: dict[str, Calls] = {}  # by the session that no other is around
         self._opens: dict[str, Opens] = {}
         self._outer: dict[str, str] = {}  # a session -> the outermost around it
