@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from monitor.cli import console
-from monitor.cli.failure import REFUSED
+from monitor.cli.failure import REFUSED, UsageError
 from monitor.cli.options import JsonOption, SocketOption, client
 
 app = typer.Typer()
@@ -16,15 +16,42 @@ app = typer.Typer()
 
 @app.command()
 def doctor(
-    context: typer.Context, as_json: JsonOption = False, socket: SocketOption = None
+    context: typer.Context,
+    prove: Annotated[
+        bool,
+        typer.Option("--prove", help="Try known ways out in sessions, each with its record."),
+    ] = False,
+    user: Annotated[
+        str | None,
+        typer.Option("--user", metavar="NAME", help="Try as this user (root only; nobody)."),
+    ] = None,
+    row: Annotated[
+        list[int] | None,
+        typer.Option("--row", metavar="N", help="Try only this row; can be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+    socket: SocketOption = None,
 ) -> None:
     """Say what this host can enforce. Exit status 1 when something is wrong.
+
+    With --prove, known ways out of a sandbox are tried in sessions that are thrown away: exit
+    status 1 when one succeeds, or when its refusal is not recorded. All that it touches is its own.
 
     \b
     examples:
       rictl doctor
       rictl doctor --json
+      rictl doctor --prove
+      rictl doctor --prove --row 22
     """
+    if prove:
+        from monitor.cli.prove import prove as try_all
+
+        if not try_all(client(context, socket), user, row or [], as_json):
+            raise typer.Exit(REFUSED)
+        return
+    if user is not None or row:
+        raise UsageError("--user and --row go with --prove")
     answer = client(context, socket).get("/v1/doctor")
     if as_json:
         console.document(answer)

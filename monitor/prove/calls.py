@@ -166,7 +166,7 @@ CALLS = (
         60,
         "more ids than its own",
         "[reasoned] user_namespaces(7)",
-        ("identity_map.py",),
+        ("identity_map.py", "{namespace}"),
         "one id",
         None,
         BARE,

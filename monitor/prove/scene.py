@@ -56,9 +56,10 @@ TEXTS[STRICT] = TEXTS[PROFILE] + "syscalls: {preset: strict}\n"
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`words` fill in a case's program; everything belongs to the user unless it must not.
+    """`words` fill in a case's program; some may be missing (attempts.py, MISSING).
 
-    `profiles` are texts by name, without the line that says it.
+    All of it belongs to the user unless it must not. `profiles` are texts by name, without the line
+    that says it.
     """
 
     uid: int
@@ -138,6 +139,8 @@ def furnish(stack: ExitStack, folder: Path, uid: int, gid: int, daemon: Path) ->
     if os.geteuid() == 0:
         words["setuid"] = _setuid(programs / "id")
         words["delegated"] = _delegated(stack, uid)
+    if os.geteuid() == uid:
+        words["namespace"] = "own"
     profiles = {
         name: text.replace("PORT", str(port)).replace("PROGRAMS", str(programs))
         for name, text in TEXTS.items()

@@ -75,6 +75,7 @@ def scene(user: User, daemon: Daemon) -> Iterator[Scene]:
         home = user.home
         stack.callback(shutil.rmtree, home / "workspace")
         made = furnish(stack, home, user.uid, user.gid, daemon.socket)
+        made.words["namespace"] = "own"  # the sessions are started by the user
         for program in PROGRAMS.glob("*.py"):
             shutil.copy(program, made.words["programs"])
         slow = stack.enter_context(socket.socket())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks how many ids its user namespace holds: with more than its own, its owner could be them."""
+"""Looks how many ids its `own` user namespace holds: with more, its owner could be them."""
 
 from pathlib import Path
 
