@@ -192,7 +192,8 @@ def beneath(plan: Plan, above: Plan, viewless: Collection[str] = ()) -> Plan:
 def _waiting(plan: Plan) -> set[int]:
     """Numbers of the calls that must wait for the gate; a held name is refused where it cannot."""
     found = set(plan.syscalls.notified)
-    if Gates.CONNECT not in gates.gates_of(held_names.cleared(plan.policies)):
+    cleared = tuple(held_names.cleared(plan.policies))
+    if cleared != plan.policies and Gates.CONNECT not in gates.gates_of(cleared):
         found.discard(NUMBERS["connect"])
     return found
 

@@ -80,7 +80,7 @@ class Making:
         name: bytes,
         rule: str,
     ) -> None:
-        """Takes over `copy`, the thread's socket, and `descriptor`, where the outcome comes from."""
+        """Takes over `copy`, the thread's socket, and `descriptor`, where the outcome is told."""
         self.call = call
         self._calls = calls
         self._copy = copy
