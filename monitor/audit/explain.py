@@ -23,6 +23,7 @@ MECHANISMS = {
     Mechanism.VIEW: "the session's private mount namespace, in which this object is masked",
     Mechanism.CGROUP_BPF: "a BPF program on the session's cgroup, which decides in the kernel on"
     " the address as the kernel holds it",
+    Mechanism.NFTABLES: "the session's packet rules in the kernel's nftables",
     Mechanism.PIDS: "the pids controller of the session's cgroup",
     Mechanism.GATE: "the gate: the call did not return before ri-monitord had decided on it",
     Mechanism.FANOTIFY: "a permission event on the file: the open did not return before it was"

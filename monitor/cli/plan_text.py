@@ -154,6 +154,9 @@ def _policy(policy: Policy) -> Iterator[str]:
         yield f"  network {title}"
         names = [label.name for label in policy.labels]
         yield from _network(table, policy.rules, names)
+    if policy.expose:
+        yield "  network expose"
+        yield from _network(policy.expose, policy.rules)
     if policy.unix:
         yield "  unix sockets"
         for unix in policy.unix:

@@ -94,6 +94,10 @@ class Conditions:
         known = self._unmet.get(session.id)
         return known is not None and known.reaction is Reaction.FREEZE
 
+    def paused(self, session: Session) -> bool:
+        """Whether everything is denied for as long as something does not hold."""
+        return session.id in self._unmet
+
     # -- every tick ----------------------------------------------------------------------------
 
     def tick(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # they are built on this module
     from monitor.daemon.gates import Gates
     from monitor.daemon.labels import Labels
     from monitor.daemon.opens import Opening
+    from monitor.daemon.packet_floor import PacketFloor
     from monitor.daemon.recording import Recording
     from monitor.daemon.sessions import Sessions
 
@@ -77,4 +78,5 @@ class Context:
     budgets: Budgets = field(init=False)
     opens: Opening = field(init=False)
     gates: Gates = field(init=False)
+    packets: PacketFloor = field(init=False)
     since: float = field(default_factory=time.time)

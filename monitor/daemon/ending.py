@@ -90,9 +90,15 @@ async def cut(session: Session, steps: Steps) -> None:
 
 
 async def end(
-    session: Session, tables: KernelTables, settle: Callable[[], Awaitable[object]], steps: Steps
+    session: Session,
+    tables: KernelTables,
+    settle: Callable[[], Awaitable[object]],
+    steps: Steps,
+    let_packets_go: Callable[[], Awaitable[object]] | None = None,
 ) -> None:
     """Take the session down; `settle` is called when its last process is gone, rules in place.
+
+    `let_packets_go` takes its packet rules away.
 
     Can be repeated: steps whose object is gone are passed over. EndingFailed where processes
     cannot be killed (a hung disk): its rules then stay.
@@ -119,6 +125,8 @@ async def end(
         await cut(session, steps)
     await steps.run("records", settle)
     await steps.run("rules", remove_rules)
+    if let_packets_go is not None:
+        await steps.run("packets", let_packets_go)
     if cgroup.path.exists():
         await steps.run("cgroup", remove_cgroup)
 

@@ -43,6 +43,7 @@ HEALTHY_SECONDS, LONGEST_PAUSE = 2.0, 2.0
 ONCE_NANOSECONDS = 10 * 10**9
 # A gate that says nothing for so long is waited for no longer: it is being started again.
 CAUGHT_UP_SECONDS = 2.0
+NOT_IN_FORCE = "the approval cannot be put in force: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class Gates:
         self._drafts: list[Draft] = []
         self._echoes: dict[int, asyncio.Future[None]] = {}
         self._numbers = itertools.count()
+        self._answering: set[asyncio.Task[None]] = set()
 
     # -- the process ---------------------------------------------------------------------------
 
@@ -324,7 +326,27 @@ class Gates:
             try:
                 self._approve(waiter, answer)
             except (OSError, ValueError) as error:
-                allow, reason = False, f"the approval cannot be put in force: {error}"
+                allow, reason = False, NOT_IN_FORCE.format(error)
+            else:
+                task = asyncio.ensure_future(self._let_packets_go(waiter, reason))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+                return
+        self._answer(waiter, allow, reason)
+
+    async def _let_packets_go(self, waiter: _Waiter, reason: str) -> None:
+        """Answer when the session's packet rules have the destination too."""
+        allow = True
+        session = self.context.registry.by_cgroup(waiter.details["cgroup"])
+        try:
+            if session is not None:
+                await self.context.packets.approved(session)
+        except (OSError, ValueError, UnknownSession) as error:
+            allow, reason = False, NOT_IN_FORCE.format(error)
+        if waiter.place.life == self.started:
+            self._answer(waiter, allow, reason)
+
+    def _answer(self, waiter: _Waiter, allow: bool, reason: str) -> None:
         self.tell(
             {
                 "do": "answer",

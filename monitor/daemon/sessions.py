@@ -28,6 +28,7 @@ from monitor.daemon.kept import LIFELINE
 from monitor.daemon.leases import Leases
 from monitor.daemon.notices import Notices
 from monitor.daemon.opens import Opening
+from monitor.daemon.packets.facts import Counters
 from monitor.daemon.reload import Reload
 from monitor.daemon.revocation import Revocation
 from monitor.identity.grant import Grant
@@ -119,7 +120,7 @@ class Sessions:
             "workspace": session.workspace,
             "expires": session.expires,
             "observe": plan.observe,
-            "missing": list(plan.missing),
+            "missing": [*plan.missing, *facts.pop("missing", ())],
             "limits": asdict(plan.limits)
             | {
                 "processes": creation.processes(self.context, plan, parent),
@@ -242,19 +243,23 @@ class Sessions:
         session = context.registry.get(identity)
         steps = Steps()
         lost = 0
+        counted: Counters | None = None
 
         async def settle() -> None:
-            nonlocal lost
+            nonlocal lost, counted
             # What the gate said of it is recorded before its end is.
             await context.gates.caught_up()
             lost = await context.recording.settle(session)
+            counted = await context.packets.counters(identity)
 
         self.notices.ending(identity, why)
         try:
             if session.state is not State.ENDING:
                 session = context.registry.move(identity, State.ENDING, why=why)
             await self._end_inside(session)
-            await ending.end(session, context.tables, settle, steps)
+            await ending.end(
+                session, context.tables, settle, steps, lambda: context.packets.remove(identity)
+            )
         except (EndingFailed, OSError) as error:
             print(f"ri-monitord: cannot end session {identity}: {error}", file=sys.stderr)
             asyncio.get_running_loop().call_later(RETRY_SECONDS, self._again, session)
@@ -266,6 +271,8 @@ class Sessions:
                 "counts": context.recording.counts(session),
                 "lost": lost,
             }
+            if counted is not None:
+                details["packets"] = counted.summary()
             context.recording.daemon_record(session, Verb.SESSION_END, session.why, details)
             context.registry.move(identity, State.ENDED)
             context.recording.forget(session)

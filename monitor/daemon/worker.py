@@ -71,6 +71,7 @@ class Worker:
         from monitor.daemon.budgets import Budgets
         from monitor.daemon.gates import Gates
         from monitor.daemon.labels import Labels
+        from monitor.daemon.packet_floor import PacketFloor
         from monitor.daemon.recording import Recording
         from monitor.daemon.sessions import Sessions
 
@@ -98,6 +99,7 @@ class Worker:
         self.context.labels = Labels(self.context)
         self.context.budgets = Budgets(self.context)
         self.context.gates = Gates(self.context)
+        self.context.packets = PacketFloor(self.context)
         try:
             self.context.asks = Asks(self.context)
         except sqlite3.Error as error:
@@ -113,6 +115,7 @@ class Worker:
         loop.add_signal_handler(signal.SIGTERM, self._stop.set)
         loop.add_reader(self.kept.fileno(), self._keeper_gone)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the keeper tells
+        packets = asyncio.create_task(self.context.packets.start())
         before = self.context.recording.store.last()
         self._record_start()
         listeners = {
@@ -126,6 +129,8 @@ class Worker:
         self._spawn(self.context.sessions.revocation.resume())
         self._spawn(self.context.sessions.reload.resume())
         launcher = Launching(self.context)
+        await packets
+        await self.context.packets.adopt()
         for session, why in adopted.ending:
             self.context.sessions.end_soon(session, why)
         for session, lifeline in adopted.running:
@@ -171,6 +176,7 @@ class Worker:
             await self._clear_leftovers(log, adopted, last)
         except (OSError, sqlite3.Error, StoreError) as error:
             print(f"ri-monitord: leftovers stay for now: {error}", file=sys.stderr)
+        await self.context.packets.verify()
         await asyncio.to_thread(_warm_up)
         # What is loaded stays: the collector need not look through it again and again.
         gc.collect()
@@ -205,6 +211,7 @@ class Worker:
         context.sessions.holds.expire()
         context.sessions.conditions.tick()
         context.sessions.reload.tick()
+        context.packets.tick()
         context.asks.tick()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem
@@ -233,6 +240,7 @@ class Worker:
             self.config.alive.unlink(missing_ok=True)
         self.context.asks.tick()
         self.context.gates.stop()
+        await self.context.packets.stop()
         await api.close()
         self.context.asks.close()
         log.close()

@@ -70,20 +70,20 @@ class Found:
     bytes: int
 
 
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
     size = ATTRIBUTE.size + len(value)
     return ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
 
 def _nested(kind: int, *values: bytes) -> bytes:
-    return _attribute(kind | NLA_F_NESTED, b"".join(values))
+    return attribute(kind | NLA_F_NESTED, b"".join(values))
 
 
 def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
+    return attribute(kind, value.encode() + b"\0")
 
 
-def _attributes(data: bytes) -> dict[int, bytes]:
+def attributes(data: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     offset = 0
     while offset + ATTRIBUTE.size <= len(data):
@@ -105,7 +105,7 @@ def _list(data: bytes) -> Iterator[bytes]:
         offset += (size + 3) & ~3
 
 
-def _name(data: bytes) -> str:
+def name_of(data: bytes) -> str:
     return data.rstrip(b"\0").decode()
 
 
@@ -125,7 +125,7 @@ def add_elements(
             + (
                 b""
                 if timeout is None
-                else _attribute(NFTA_SET_ELEM_TIMEOUT, timeout.to_bytes(8, "big"))
+                else attribute(NFTA_SET_ELEM_TIMEOUT, timeout.to_bytes(8, "big"))
             )
             for key, timeout in elements
         ],
@@ -141,7 +141,7 @@ def add_jump(table: str, name: str, key: bytes, chain: str) -> list[Message]:
     """In a verdict map, lead from `key` to `chain`."""
     verdict = _nested(
         NFTA_DATA_VERDICT,
-        _attribute(NFTA_VERDICT_CODE, struct.pack("!i", NFT_JUMP)),
+        attribute(NFTA_VERDICT_CODE, struct.pack("!i", NFT_JUMP)),
         _text(NFTA_VERDICT_CHAIN, chain),
     )
     return _elements(
@@ -167,7 +167,7 @@ def delete_counter(table: str, name: str) -> list[Message]:
 
 
 def _key(key: bytes) -> bytes:
-    return _nested(NFTA_SET_ELEM_KEY, _attribute(NFTA_DATA_VALUE, key))
+    return _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
 
 
 def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> list[Message]:
@@ -180,7 +180,7 @@ def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> li
 
 
 def _counter(table: str, name: str) -> bytes:
-    kind = _attribute(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_bytes(4, "big"))
+    kind = attribute(NFTA_OBJ_TYPE, NFT_OBJECT_COUNTER.to_bytes(4, "big"))
     return _text(TABLE, table) + _text(NFTA_OBJ_NAME, name) + kind
 
 
@@ -200,6 +200,12 @@ class Connection:
 
     def close(self) -> None:
         self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """What tells this socket from others, in what the kernel says of changes."""
+        port: int = self._socket.getsockname()[0]
+        return port
 
     def apply(self, changes: Sequence[Message]) -> None:
         """Make all changes as one transaction, or none."""
@@ -234,18 +240,18 @@ class Connection:
             "counter": (NFT_MSG_GETOBJ, NFTA_OBJ_NAME),
         }[what]
         return [
-            _name(each[name])
-            for each in map(_attributes, self._dump(kind, _text(TABLE, table)))
-            if _name(each[TABLE]) == table
+            name_of(each[name])
+            for each in map(attributes, self._dump(kind, _text(TABLE, table)))
+            if name_of(each[TABLE]) == table
         ]
 
     def elements(self, table: str, name: str) -> list[Found]:
         """ENOENT where there is no such set."""
         inside = _text(TABLE, table) + _text(NFTA_SET_ELEM_LIST_SET, name)
         return [
-            _found(_attributes(each))
+            _found(attributes(each))
             for body in self._dump(NFT_MSG_GETSETELEM, inside)
-            for each in _list(_attributes(body).get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
+            for each in _list(attributes(body).get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
         ]
 
     def counter(self, table: str, name: str) -> tuple[int, int]:
@@ -255,7 +261,7 @@ class Connection:
             if kind == NLMSG_ERROR:
                 (code,) = struct.unpack_from("=i", body)
                 raise OSError(-code, f"nf_tables: counter {name}: {os.strerror(-code)}")
-            return _counted(_attributes(_attributes(body[GENERIC.size :])[NFTA_OBJ_DATA]))
+            return _counted(attributes(attributes(body[GENERIC.size :])[NFTA_OBJ_DATA]))
         raise OSError(errno.EIO, f"nf_tables: no answer about counter {name}")
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
@@ -305,18 +311,18 @@ class Connection:
 
 
 def _found(element: Mapping[int, bytes]) -> Found:
-    key = _attributes(element[NFTA_SET_ELEM_KEY])[NFTA_DATA_VALUE]
+    key = attributes(element[NFTA_SET_ELEM_KEY])[NFTA_DATA_VALUE]
     end = key
     if NFTA_SET_ELEM_KEY_END in element:
-        end = _attributes(element[NFTA_SET_ELEM_KEY_END])[NFTA_DATA_VALUE]
+        end = attributes(element[NFTA_SET_ELEM_KEY_END])[NFTA_DATA_VALUE]
     chain = ""
     if NFTA_SET_ELEM_DATA in element:
-        verdict = _attributes(_attributes(element[NFTA_SET_ELEM_DATA])[NFTA_DATA_VERDICT])
-        chain = _name(verdict[NFTA_VERDICT_CHAIN])
+        verdict = attributes(attributes(element[NFTA_SET_ELEM_DATA])[NFTA_DATA_VERDICT])
+        chain = name_of(verdict[NFTA_VERDICT_CHAIN])
     packets = size = 0
     if NFTA_SET_ELEM_EXPR in element:
-        expression = _attributes(element[NFTA_SET_ELEM_EXPR])
-        packets, size = _counted(_attributes(expression[NFTA_EXPR_DATA]))
+        expression = attributes(element[NFTA_SET_ELEM_EXPR])
+        packets, size = _counted(attributes(expression[NFTA_EXPR_DATA]))
     return Found(key, end, chain, packets, size)
 
 

@@ -63,6 +63,7 @@ class Verb(Enum):
     SIGNAL = "signal"  # what another system says about an agent or a principal
     DAEMON_START = "daemon.start"
     DAEMON_GAP = "daemon.gap"  # the time in which no daemon was reading
+    DAEMON_REPAIR = "daemon.repair"  # put right what another program had changed
 
 
 class Mechanism(Enum):
@@ -72,6 +73,7 @@ class Mechanism(Enum):
     LANDLOCK = "landlock"
     VIEW = "view"  # the session's private mount namespace
     CGROUP_BPF = "cgroup-bpf"
+    NFTABLES = "nftables"  # the session's packet rules
     PIDS = "pids"
     GATE = "gate"  # the action waited for the daemon's answer
     FANOTIFY = "fanotify"  # an open that waited for it

@@ -105,6 +105,8 @@ _QUESTIONS = tuple(
     for address in ("0.0.0.0/32", "::/128")
 )
 
+_EVERY = {"0.0.0.0/32": EVERYWHERE[0], "::/128": EVERYWHERE[1]}
+
 # Deny beats ask beats allow.
 _RANKS = {Verdict.DENY: 0, Verdict.ASK: 1, Verdict.ALLOW: 2}
 
@@ -182,6 +184,18 @@ def bind_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
     listed = _covering(profile, "network.bind", section.bind, Verdict.ALLOW)
     if _looks_up(profile):
         listed += _QUESTIONS
+    return _table([*listed, *_denied(profile)], rules)
+
+
+def expose_table(profile: Profile, rules: Rules) -> tuple[NetPrefix, ...]:
+    """At which own addresses others may reach what may be bound; `::` and `0.0.0.0`: at all."""
+    section = profile.network or NetworkSection()
+    if not section.expose:
+        return ()
+    listed = [
+        replace(each, network=_EVERY.get(str(each.network), each.network))
+        for each in _covering(profile, "network.expose", section.expose, Verdict.ALLOW)
+    ]
     return _table([*listed, *_denied(profile)], rules)
 
 

@@ -101,7 +101,7 @@ def _masks(policy: Policy) -> Rules:
 
 
 def _network(old: Policy, new: Policy, plan: Plan) -> Iterator[Change]:
-    effects = {"connect": Effect.ADDS, "bind": Effect.ADDS, "unix": Effect.ADDS}
+    effects = dict.fromkeys(("connect", "bind", "expose", "unix"), Effect.ADDS)
     effects |= {"deny": Effect.TAKES, "ask": Effect.CHANGES}
     before, after = _rules(old.rules), _rules(new.rules)
     for kind, effect in effects.items():

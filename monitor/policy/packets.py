@@ -59,7 +59,7 @@ class PacketRules:
     """What may leave a session's sockets and reach them. `everything`: nothing is held back.
 
     `send`: where to. `own`: at which of its own addresses it may be reached from this host;
-    `exposed`: and from others. `spans`: see Span.
+    `exposed`: and from others. `spans`: see Span. `silent`: nobody is told of what is refused.
     """
 
     send: tuple[Interval, ...] = ()
@@ -67,9 +67,12 @@ class PacketRules:
     exposed: tuple[Interval, ...] = ()
     spans: tuple[Span, ...] = ()
     everything: bool = False
+    silent: bool = False
 
 
 EVERYTHING = PacketRules(everything=True)
+# For a session without authority: the kernel goes on trying for what was open.
+NOTHING = PacketRules(silent=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +96,15 @@ def rules(
 ) -> PacketRules:
     """The rules for a session that all of `policies` must allow, earned labels' among them.
 
-    `exposed`: for each policy, the table of own addresses that others may reach; None: those that
-    it may bind.
+    `exposed`: for each policy, the table of own addresses that others may reach, of those that it
+    may bind; None: all of those.
     """
     own = _reachable([policy.bind for policy in policies])
+    reached = own if exposed is None else list(_both(own, _common(exposed)))
     return PacketRules(
         send=_intervals(_common([policy.connect for policy in policies])),
-        own=own,
-        exposed=own if exposed is None else _reachable(exposed),
+        own=_intervals(own),
+        exposed=_intervals(reached),
         spans=disjoint(spans),
     )
 
@@ -118,7 +122,7 @@ def disjoint(spans: Iterable[Span]) -> tuple[Span, ...]:
     return tuple(found)
 
 
-def _reachable(tables: Sequence[Sequence[NetPrefix]]) -> tuple[Interval, ...]:
+def _reachable(tables: Sequence[Sequence[NetPrefix]]) -> list[_Piece]:
     """Own addresses and ports. Where a wildcard may be bound, every address of its family is one.
 
     A socket bound to `::` takes IPv4 as well. Port 0 is any port that the kernel chose.
@@ -144,7 +148,7 @@ def _reachable(tables: Sequence[Sequence[NetPrefix]]) -> tuple[Interval, ...]:
             position = end + 1
         if position <= last:
             widened.append((position, last, anywhere))
-    return _intervals(widened)
+    return widened
 
 
 def _chosen(row: _Row) -> _Row:

@@ -176,6 +176,7 @@ class Policy:
 
     `connect` and `bind` are the tables of the cgroup programs; `rules` gives each its origin.
     `names` may be looked up, and connected to at the addresses that they are answered with.
+    `expose`: at which own addresses other hosts may reach what `bind` allows.
     """
 
     profile: str
@@ -192,6 +193,7 @@ class Policy:
     labels: tuple[Label, ...] = ()
     budgets: Budgets = Budgets()
     names: tuple[NameRule, ...] = ()
+    expose: tuple[NetPrefix, ...] = ()
 
 
 class SyscallVerdict(Enum):

@@ -125,7 +125,7 @@ def _why(rule: Model, key: str) -> Iterator[Problem]:
 
 def _network(section: NetworkSection) -> Iterator[Problem]:
     yield from _connects("network.connect", section.connect)
-    for key in ("bind", "deny", "ask"):
+    for key in ("bind", "expose", "deny", "ask"):
         yield from _destinations(f"network.{key}", getattr(section, key))
     yield from _paths("network.unix", section.unix, paths.check_socket)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from monitor.profile import hazards, lint_files, lint_gates, lint_names, network, paths, placed
 from monitor.profile.finding import LEVELS, Finding, Level
@@ -15,6 +16,7 @@ __all__ = ["Finding", "lint"]
 
 # More addresses than this are as good as any: a /8 of IPv4.
 MANY = 1 << 24
+ANY_FOUR = network.EVERYWHERE[:1]
 
 
 def lint(
@@ -88,7 +90,8 @@ def _networks(profile: Profile) -> Iterator[Finding]:
         return
     denied = [network.parse(rule.to) for rule in section.deny]
     yield from lint_names.lint(section.connect)
-    for key in ("connect", "bind"):
+    bound = [network.parse(rule.to) for rule in section.bind]
+    for key in ("connect", "bind", "expose"):
         listed: Sequence[ConnectRule | NetworkRule] = getattr(section, key)
         for rule in listed:
             if network.names_host(rule.to):
@@ -101,9 +104,34 @@ def _networks(profile: Profile) -> Iterator[Finding]:
             elif key == "connect":
                 for level, message in _reached(rule, to):
                     yield Finding(level, rule.position, where, message)
-            elif any(not net.is_loopback for net in to.networks):
-                message = f"{rule.to} lets others than this host connect in, and fetch data"
+            elif key == "expose":
+                yield from _exposed(rule, to, bound)
+            elif any(not net.is_loopback for net in to.networks) and not section.expose:
+                message = f"{rule.to}: only this host can connect in; network.expose lets others"
                 yield Finding("note", rule.position, where, message)
+
+
+def _exposed(
+    rule: ConnectRule | NetworkRule, to: network.Destination, bound: Sequence[network.Destination]
+) -> Iterator[Finding]:
+    if not any(_meet(each, to) for each in bound):
+        message = f"{rule.to} lets nobody in: no rule of network.bind is about it"
+        yield Finding("warning", rule.position, "network.expose", message)
+    elif any(not net.is_loopback for net in to.networks):
+        message = f"{rule.to} lets others than this host connect in, and fetch data"
+        yield Finding("note", rule.position, "network.expose", message)
+
+
+def _meet(bound: network.Destination, to: network.Destination) -> bool:
+    """Whether what is bound may be reached at `to`; a wildcard address is every one."""
+    every = [each for each in bound.networks if each.network_address.is_unspecified]
+    if every:
+        # Bound to `::` a socket takes IPv4 as well.
+        wide = network.EVERYWHERE if any(each.version == 6 for each in every) else ANY_FOUR
+        bound = replace(bound, networks=wide)
+    if bound.ports[0][0] == 0:  # a port that the kernel chooses
+        bound = replace(bound, ports=((0, network.HIGHEST_PORT),))
+    return network.touches(bound, to)
 
 
 def _reached(

@@ -127,7 +127,12 @@ class NetworkSection(Model):
     bind: Annotated[
         tuple[NetworkRule, ...], _says("Own addresses and ports that may be bound and listened on.")
     ] = ()
-    deny: Annotated[tuple[NetworkRule, ...], _says("Taken away from `connect` and `bind`.")] = ()
+    expose: Annotated[
+        tuple[NetworkRule, ...], _says("Of what may be bound, what other hosts may reach as well.")
+    ] = ()
+    deny: Annotated[
+        tuple[NetworkRule, ...], _says("Taken away from `connect`, `bind` and `expose`.")
+    ] = ()
     ask: Annotated[
         tuple[AskNetworkRule, ...], _says("connect(2) to it is held until a person answers.")
     ] = ()

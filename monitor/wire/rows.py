@@ -139,6 +139,13 @@ def approval_key(
     return _APPROVAL_KEY.pack(cgroup, policy_id, protocol, _network_order(port), packed)
 
 
+def approved(key: bytes) -> tuple[int, int, ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    """(policy, protocol, address, port) of an approval's key."""
+    _cgroup, policy, protocol, port, packed = _APPROVAL_KEY.unpack(key)
+    address = ipaddress.IPv6Address(packed)
+    return policy, protocol, address.ipv4_mapped or address, _network_order(port)
+
+
 def approval(expires: int, uses: int) -> bytes:
     """The value: until CLOCK_BOOTTIME ns (0: with the session), `uses` times (below 0: any)."""
     return _APPROVAL.pack(expires, uses)

@@ -134,6 +134,25 @@ def test_spans_are_cut_where_they_overlap() -> None:
     )
 
 
+def test_others_reach_what_is_exposed_of_what_may_be_bound() -> None:
+    held = policy(bind=[("::ffff:0.0.0.0/128", [ports(8000, 8010)]), ("::1/128", [ports(7)])])
+    at_one = policy(bind=[("::ffff:10.0.0.7/128", [ports(8005, 9000)])]).bind
+    everywhere = policy(bind=[("::/0", [ports(0, 65535)]), ("::ffff:0.0.0.0/96", [ports(8000)])])
+    made = rules([held], exposed=[at_one])
+    assert allowed(made.own, "10.0.0.8", TCP, 8005)
+    assert [(str(each.first), each.low, each.high) for each in made.exposed] == [
+        ("10.0.0.7", 8005, 8010)
+    ]
+    assert rules([held], exposed=[()]).exposed == ()
+    made = rules([held, held], exposed=[at_one, everywhere.bind])
+    assert made.exposed == ()
+    made = rules([held], exposed=[everywhere.bind])
+    assert allowed(made.exposed, "192.0.2.1", TCP, 8000)
+    assert not allowed(made.exposed, "192.0.2.1", TCP, 8001)
+    assert allowed(made.exposed, "::1", TCP, 7)
+    assert not allowed(made.exposed, "::2", TCP, 7)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_agrees_with_the_tables_of_the_cgroup_programs(seed: int) -> None:
     """Random policies, asked about random addresses near their edges."""

@@ -21,6 +21,7 @@ from monitor.daemon.launch import floor, layers, readback
 from monitor.daemon.launch import request as launch_request
 from monitor.daemon.launch.channel import Closed, LaunchChannel, sealed
 from monitor.daemon.launch.readback import Status
+from monitor.daemon.packet_floor import NAME as PACKETS
 from monitor.kernel import cgroup
 from monitor.kernel.cgroup import Cgroup
 from monitor.kernel.peer import Peer, gone
@@ -74,6 +75,7 @@ class Launch:
         self.step = "make the session"
         session = await self.context.sessions.create(self.peer, self.request, self._parent())
         self.session = session
+        packets = self.context.packets.begin(session)
         if not self.known:
             self._in_thread(cgroup.announce_move)
         self.context.sessions.attach(session, self.channel.connection)
@@ -90,11 +92,15 @@ class Launch:
         message = await self._confined(session, pid)
         self.step = "move the child into the session's cgroup"
         await asyncio.shield(entered)
+        self.step = "put its packet rules in force"
+        await self.context.packets.begun(packets)
         self.step = "read back what the child wears"
         facts = readback.check(pid, self._expected(session, before, namespace))
         facts |= {"launcher": self.peer.pid, "command": self.request.argv0, "view": view}
         if files is not None:
             facts["files"] = files
+        if not self.context.packets.reach(pid):
+            facts["missing"] = [PACKETS]
         facts |= {
             f"landlock_{name}": message.number(name) for name in ("layers", "rules", "absent")
         }

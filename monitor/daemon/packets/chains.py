@@ -29,6 +29,9 @@ ADDRESS = {4: "ipv4_addr", 6: "ipv6_addr"}
 HEADER = {4: ("ip", "protocol"), 6: ("ip6", "nexthdr")}
 TCP, UDP = 6, 17
 FRAGMENT = 0x3FFF  # net/ip.h: IP_MF | IP_OFFSET
+# How many refused packets of one session are told of, and how many bytes of each.
+TOLD_A_SECOND, TOLD_AT_ONCE = 20, 50
+SNAP = 128
 
 # What of PacketRules becomes a set of each version.
 FIXED = ("send", "own", "exposed")
@@ -83,9 +86,11 @@ def owner(name: str) -> tuple[str, str] | None:
 class Chains:
     """Builds the commands for one session in one table."""
 
-    def __init__(self, table: str, session: str) -> None:
+    def __init__(self, table: str, session: str, group: int | None = None) -> None:
+        """`group`: who listens to it is told of what is refused."""
         self._table = table
         self._session = session
+        self._group = group
 
     def lasting(self, rules: PacketRules) -> str:
         """Counters and the sets that are filled at run time; harmless where they are there.
@@ -141,9 +146,14 @@ class Chains:
         if rules.everything:
             yield passed
             return
-        yield _match(_field("ip", "hdrlength"), 5, "!="), *refused
-        # Whole packets come by here, but for those that a raw socket makes.
-        yield _match({"&": [_field("ip", "frag-off"), FRAGMENT]}, 0, "!="), *refused
+        odd = [
+            _match(_field("ip", "hdrlength"), 5, "!="),
+            # Whole packets come by here, but for those that a raw socket makes.
+            _match({"&": [_field("ip", "frag-off"), FRAGMENT]}, 0, "!="),
+        ]
+        for each in odd:
+            yield from self._telling(rules, each)
+            yield each, *refused
         for family in FAMILIES:
             to, own = _there(family), _here(family)
             yield _match(to, f"@{self._fixed('send', family, version)}"), *passed
@@ -166,6 +176,7 @@ class Chains:
             peer = _concat(*_there(family)["concat"], _field("th", "sport"))
             yield _match(peer, f"@{peers_name(family, self._session)}"), *passed
         yield _match(_flags("rst"), "rst"), {"jump": {"target": "resets"}}
+        yield from self._telling(rules)
         yield refused
 
     def _taking(self, version: str, rules: PacketRules) -> Iterable[Sequence[Item]]:
@@ -186,7 +197,15 @@ class Chains:
                 found = (*where, _match(at, f"@{self._fixed(kind, family, version)}"))
                 yield *_udp(), *found, self._remember(family), *passed
                 yield *found, *passed
+        yield from self._telling(rules)
         yield {"counter": counter_name("turned", self._session)}, _goto("turn_away")
+
+    def _telling(self, rules: PacketRules, *matches: Item) -> Iterable[Sequence[Item]]:
+        """A rule of its own: past the limit it matches no more."""
+        if self._group is not None and not rules.silent:
+            log = {"prefix": self._session, "group": self._group, "snaplen": SNAP}
+            limit = {"rate": TOLD_A_SECOND, "burst": TOLD_AT_ONCE, "per": "second"}
+            yield *matches, {"limit": limit}, {"log": log}
 
     def _in_span(self, span: Span, family: int, port: str, address: str) -> Sequence[Item]:
         ports: Any = {"range": [span.low, span.high]} if span.low < span.high else span.low

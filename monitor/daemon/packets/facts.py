@@ -52,6 +52,15 @@ class Counters:
     turned: Count
     rules: Mapping[tuple[str, str, int, int, int], Count]
 
+    def summary(self) -> dict[str, int]:
+        """What the record of a session's end says."""
+        return {
+            "sent": self.sent.packets,
+            "sent_bytes": self.sent.bytes,
+            "refused": self.refused.packets,
+            "turned": self.turned.packets,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Placed:

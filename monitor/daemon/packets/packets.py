@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import re
 import sys
+import zlib
 from collections.abc import Collection, Iterable, Sequence
 
 from monitor.daemon.packets import base
@@ -32,9 +33,12 @@ from monitor.daemon.packets.changes import Changes, cgroup_key
 from monitor.daemon.packets.facts import Count, Counters, Element, Placed, SessionFacts
 from monitor.kernel import nfnetlink
 from monitor.kernel.cgroup import instance_root
+from monitor.kernel.nfmonitor import Monitor
 from monitor.kernel.nft import Nft, cgroup_level, cgroup_name
 from monitor.policy.packets import PacketRules, Span
 
+# Of the groups that packets are told of to: small numbers are those that people choose.
+FIRST_GROUP = 0x4000
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", re.ASCII)
 
 
@@ -46,14 +50,19 @@ class Packets:
         self._table = base.table_name(instance)
         self._nft = Nft()
         self._netlink = nfnetlink.Connection()
+        self._monitor = Monitor()
+        self._own = {self._netlink.port}  # who changes the table on our behalf
+        self._touched = False
         self._level = 0
         self._changes = Changes(self._table, self._level)
+        self.group = self._listened_to()
         self._placed: dict[str, Placed] = {}
         self._spans: dict[str, tuple[Span, ...]] = {}
 
     def close(self) -> None:
         """Leave what is in force in force."""
         self._netlink.close()
+        self._monitor.close()
 
     def prepare(self) -> list[str]:
         """Make the table or take the one that is there over; the sessions that have rules in it.
@@ -65,6 +74,7 @@ class Packets:
         self._level = cgroup_level(root)
         self._changes = Changes(self._table, self._level)
         script = base.script(self._table, cgroup_name(root), self._level)
+        self._hear()
         try:
             self._nft.run(script)
             self._read()
@@ -74,6 +84,9 @@ class Packets:
             old = f"add table inet {self._table}\ndelete table inet {self._table}\n"
             self._nft.run(old + script)
             self._read()
+        # Nobody else knows the table's name yet, or touches it in just this moment.
+        with contextlib.suppress(OSError):
+            self._own |= self._monitor.changed(self._table)
         self._sweep()
         return sorted(self._placed)
 
@@ -181,6 +194,15 @@ class Packets:
             self._placed.clear()
         return sorted(set(live) - set(self._placed))
 
+    def touched(self) -> bool:
+        """Whether somebody else changed the table since the last call, or might have.
+
+        Then `prepare` comes next, and `replace` for each session.
+        """
+        self._hear()
+        found, self._touched = self._touched, False
+        return found
+
     def drop(self) -> None:
         """Take the whole table away, when the instance's sessions have all ended."""
         self._nft.run(f"add table inet {self._table}\ndelete table inet {self._table}\n")
@@ -188,6 +210,26 @@ class Packets:
         self._spans.clear()
 
     # -- how --------------------------------------------------------------------------------------
+
+    def _listened_to(self) -> int | None:
+        """The group of the instance's that is told of refused packets; None: no kernel tells."""
+        group = FIRST_GROUP + zlib.crc32(self._instance.encode()) % (65536 - FIRST_GROUP)
+        trial = f"{self._table}_trial"
+        try:
+            self._nft.run(
+                f"table inet {trial} {{ chain one {{ log group {group}; }}; }}\n"
+                f"delete table inet {trial}\n"
+            )
+        except OSError:
+            return None
+        return group
+
+    def _hear(self) -> None:
+        try:
+            others = self._monitor.changed(self._table) - self._own
+        except OSError:
+            others = {0}
+        self._touched = self._touched or bool(others)
 
     def _place(self, session: SessionFacts, version: str) -> Placed:
         level = cgroup_level(session.cgroup)
@@ -197,7 +239,7 @@ class Packets:
 
     def _build(self, session: str, version: str, rules: PacketRules) -> None:
         """Make a version that nothing leads to yet."""
-        chains = Chains(self._table, session)
+        chains = Chains(self._table, session, self.group)
         known = self._spans.get(session)
         if known is None or not {*rules.spans} <= {*known}:
             self._nft.run(chains.lasting(rules))

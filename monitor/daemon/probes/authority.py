@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 
 from monitor.daemon.probes import pins
 from monitor.kernel.bpf import Map
+from monitor.policy.action import IPAddress
 from monitor.policy.plan import Budgets
 from monitor.wire import rows
 from monitor.wire.layout import BudgetKind
@@ -102,6 +103,10 @@ class Authority:
         """Take back all approvals of a session."""
         for key in self._approved.pop(cgroup, ()):
             self._maps["approvals"].delete(key)
+
+    def approved(self, cgroup: int) -> list[tuple[int, int, IPAddress, int]]:
+        """All approvals of a session: (policy, protocol, address, port)."""
+        return [rows.approved(key) for key in self._approved.get(cgroup, ())]
 
     # -- budgets -------------------------------------------------------------------------------
 
