@@ -124,6 +124,18 @@ static __always_inline bool has_names(struct ri_session *session)
 	return session && session->flags & RI_NAMES;
 }
 
+/* Where a rule names the host, TLS must ask for it; false: there is no room to look at that. */
+static __always_inline bool begin_hello(struct bpf_sock_addr *ctx, struct destination *to,
+					struct decision *decision)
+{
+	if (ctx->type != SOCK_STREAM || decision->cause)
+		return true;
+	if (decision->host && to->port == bpf_htons(RI_HTTPS))
+		return watch_hello(ctx, to, decision->policy, decision->rule);
+	forget_hello(ctx);	/* it may have been connected before */
+	return true;
+}
+
 static __always_inline int judge(struct bpf_sock_addr *ctx, struct ri_session *session,
 				 struct destination *to, u16 operation)
 {
@@ -141,6 +153,9 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct ri_session *s
 			spend(session, to, &decision);
 		if (operation == RI_CONNECT && session->label_count && ctx->type == SOCK_STREAM &&
 		    !mark_connected(ctx))
+			decision.cause = RI_DENY_ALL;
+		if (operation == RI_CONNECT && has_names(session) &&
+		    !begin_hello(ctx, to, &decision))
 			decision.cause = RI_DENY_ALL;
 		if (decision.labels && !decision.cause)
 			earn_labels(session, to, &decision, ctx->family, ctx->type, operation);

@@ -11,7 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from monitor.audit import compose_calls, compose_files, compose_network, compose_processes
+from monitor.audit import (
+    compose_calls,
+    compose_files,
+    compose_network,
+    compose_processes,
+    compose_tls,
+)
 from monitor.audit.record import Draft
 from monitor.audit.subject import Finding, Subject
 from monitor.policy.action import Verdict
@@ -22,6 +28,7 @@ from monitor.wire.events import (
     ExitEvent,
     FileEvent,
     ForkEvent,
+    HelloEvent,
     LabelEvent,
     NetEvent,
     SyscallEvent,
@@ -39,6 +46,7 @@ _FINDERS: dict[type[Any], Callable[[Subject, Any], Finding | None]] = {
     ExitEvent: compose_processes.find_exit,
     NetEvent: compose_network.find,
     LabelEvent: compose_network.find_label,
+    HelloEvent: compose_tls.find,
     SyscallEvent: compose_calls.find,
 }
 

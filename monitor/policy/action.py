@@ -46,6 +46,7 @@ class Verb(Enum):
     NET_SEND = "net.send"  # a datagram to a named destination, without connect
     NET_BIND = "net.bind"
     NET_LISTEN = "net.listen"
+    NET_TLS = "net.tls"  # what a connection to a host by name begins with
     NET_UNIX = "net.unix"  # connect or send to a unix socket's name
     SYSCALL = "syscall"  # a system call that the floor refuses
     # What the daemon itself records.

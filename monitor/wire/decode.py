@@ -27,13 +27,15 @@ from monitor.wire.events import (
     FileEvent,
     FileOperation,
     ForkEvent,
+    HelloEvent,
+    HelloFault,
     LabelEvent,
     NetEvent,
     NetOperation,
     SyscallEvent,
     UseEvent,
 )
-from monitor.wire.layout import Flag, Kind, Operation, struct_format
+from monitor.wire.layout import Flag, Kind, Operation, Tls, struct_format
 
 # uapi/linux/socket.h
 AF_UNIX = 1
@@ -59,6 +61,7 @@ _DETAIL_SIZES: dict[int, tuple[int, ...]] = {
     Kind.PATH_CALL: (_SHORT, _LONG),
     Kind.NAME: (_SHORT,),
     Kind.UNIX: (_SHORT,),
+    Kind.HELLO: (_SHORT,),
     Kind.EXEC: (ctypes.sizeof(layout.ri_exec),),
 }
 _HEADER_SIZE = ctypes.sizeof(layout.ri_header)
@@ -79,6 +82,7 @@ _SYSCALL = _record(layout.ri_syscall)
 _COUNT = _record(layout.ri_count)
 
 _NET_OPERATIONS = tuple(NetOperation(operation.name.lower()) for operation in Operation)
+_FAULTS = {Tls[fault.name].value: fault for fault in HelloFault}
 _CAUSES = tuple(DenyCause(cause.value) for cause in layout.Cause)
 # Plain values for the hot path.
 _OPENED = FileOperation.OPEN
@@ -123,6 +127,7 @@ class Decoder:
             Kind.PATH_CALL: self._path_call,
             Kind.NAME: self._long_name,
             Kind.UNIX: self._unix,
+            Kind.HELLO: _hello,
             Kind.EXEC: self._exec,
         }
 
@@ -416,6 +421,24 @@ def _label(data: bytes, offset: int) -> LabelEvent:
         event.time, event.cgroup, event.pid, event.tid, event.comm, 1,
         event.operation, event.protocol, event.address, event.port, event.policy, event.rule,
     )  # fmt: skip
+
+
+def _hello(data: bytes) -> HelloEvent:
+    detail = layout.ri_detail.from_buffer_copy(data)
+    asked = layout.ri_asked.from_buffer_copy(_data(data, 0))
+    # Not asked.name: that ends at a NUL, which the name may hold.
+    start = layout.ri_asked.name.offset
+    return HelloEvent(
+        *_sender(detail.header),
+        address=address_text(bytes(asked.address)),
+        port=asked.port,
+        own_port=asked.own_port,
+        name=_text(_data(data, start, asked.length)),
+        fault=_FAULTS[detail.cause],
+        observed=bool(detail.header.flags & Flag.OBSERVED),
+        policy=detail.policy,
+        rule=detail.rule,
+    )
 
 
 def _decode_syscall(data: bytes, offset: int) -> SyscallEvent:

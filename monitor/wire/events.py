@@ -162,6 +162,35 @@ class LabelEvent(Event):
     rule: int
 
 
+class HelloFault(Enum):
+    """Why a TLS hello was refused (layout.Tls)."""
+
+    PLAIN = "plain"  # no hello at all
+    BROKEN = "broken"  # one that servers may read in different ways
+    NAMELESS = "nameless"
+    OTHER = "other"  # a name that the session was not told the address for
+    URGENT = "urgent"  # urgent data
+    SHARED = "shared"  # bytes that the sender can still change
+
+
+@dataclass(frozen=True, slots=True)
+class HelloEvent(Event):
+    """What a connection began with whose rule names a host; it was cut, unless `observed`.
+
+    `name` is what it asked for, "" where none was read. `policy` and `rule` as in NetEvent, of the
+    rule that names the host. Who connected is told of; another may have sent.
+    """
+
+    address: str
+    port: int
+    own_port: int
+    name: str
+    fault: HelloFault
+    observed: bool
+    policy: int
+    rule: int
+
+
 @dataclass(frozen=True, slots=True)
 class SyscallEvent(Event):
     """A system call the floor refused: its number, its arguments, the errno it returned."""
@@ -171,4 +200,13 @@ class SyscallEvent(Event):
     errno: int
 
 
-AnyEvent = FileEvent | ForkEvent | ExecEvent | ExitEvent | NetEvent | LabelEvent | SyscallEvent
+AnyEvent = (
+    FileEvent
+    | ForkEvent
+    | ExecEvent
+    | ExitEvent
+    | NetEvent
+    | LabelEvent
+    | HelloEvent
+    | SyscallEvent
+)

@@ -41,6 +41,7 @@ class Kind(IntEnum):
     UNIX = 67
     EXEC = 68
     DENIED = 69
+    HELLO = 72
     LABEL = 7
     USE = 9
 
@@ -119,6 +120,20 @@ class Hook(IntEnum):
     PERF = 70
     MOVE_MOUNT = 71
     KILL = 72
+
+
+class Tls(IntEnum):
+    """enum ri_tls"""
+
+    INCOMPLETE = 0
+    ALLOWED = 1
+    HOLE = 2
+    PLAIN = 3
+    BROKEN = 4
+    NAMELESS = 5
+    OTHER = 6
+    URGENT = 7
+    SHARED = 8
 
 
 class BudgetKind(IntEnum):
@@ -304,6 +319,16 @@ class ri_long(ctypes.Structure):
     _fields_ = [("detail", ri_detail), ("data", c_char * LONG_DATA)]
 
 
+class ri_asked(ctypes.Structure):
+    _fields_ = [
+        ("address", c_uint8 * 16),
+        ("port", c_uint16),
+        ("own_port", c_uint16),
+        ("length", c_uint32),
+        ("name", c_char * 256),
+    ]
+
+
 class ri_exec(ctypes.Structure):
     _fields_ = [
         ("header", ri_header),
@@ -415,7 +440,7 @@ class ri_named_span(ctypes.Structure):
         ("flags", c_uint16),
         ("labels", c_uint32),
         ("rules", c_int32 * MAX_POLICIES),
-        ("reserved", c_uint32),
+        ("place", c_uint32),
     ]
 
 
@@ -424,6 +449,16 @@ class ri_named(ctypes.Structure):
         ("count", c_uint32),
         ("reserved", c_uint32),
         ("spans", ri_named_span * NAMED_SPANS),
+    ]
+
+
+class ri_host_key(ctypes.Structure):
+    _fields_ = [
+        ("cgroup", c_uint64),
+        ("address", c_uint8 * 16),
+        ("length", c_uint32),
+        ("reserved", c_uint32),
+        ("name", c_uint8 * 256),
     ]
 
 

@@ -70,9 +70,9 @@ def value(spans: Sequence[NamedSpan]) -> bytes:
             each.labels,
             *each.rules,
             *(-1,) * (layout.MAX_POLICIES - len(each.rules)),
-            0,
+            place,
         )
-        for each in spans
+        for place, each in enumerate(spans)
     )
     return (_HEAD.pack(len(spans), 0) + packed).ljust(SIZE, b"\0")
 

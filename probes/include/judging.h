@@ -184,7 +184,7 @@ static __always_inline void find_named(struct destination *to, u64 now)
 			continue;
 		if (span->until > now) {
 			to->named = row;
-			to->span = i;
+			to->span = span->place;	/* not i: the verifier would follow each */
 		}
 		return;
 	}

@@ -140,13 +140,22 @@ struct ri_named_span {
 	__u16 flags;		/* enum ri_span_flag */
 	__u32 labels;		/* 1 << index in ri_session.labels, for each that leaves the name */
 	__s32 rules[RI_MAX_POLICIES];	/* of the links, as ri_session.policies has them */
-	__u32 reserved;
+	__u32 place;		/* its index in ri_named.spans */
 };
 
 struct ri_named {
 	__u32 count;		/* of spans, which are sorted and disjoint */
 	__u32 reserved;
 	struct ri_named_span spans[RI_NAMED_SPANS];
+};
+
+/* A name that a session was told an address for. */
+struct ri_host_key {
+	__u64 cgroup;
+	__u8 address[16];
+	__u32 length;		/* of name: one with a NUL behind it is another */
+	__u32 reserved;
+	__u8 name[256];		/* lower case, padded with NUL */
 };
 
 #define RI_ANY_PROTOCOL 0xffff

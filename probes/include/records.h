@@ -25,6 +25,7 @@ enum ri_kind {
 	RI_UNIX = 67,		/* ri_short: connect or send to a unix socket's name */
 	RI_EXEC = 68,		/* ri_exec */
 	RI_DENIED = 69,		/* ri_short: an LSM program refused; number is the hook */
+	RI_HELLO = 72,		/* ri_short: data is ri_asked, a TLS hello that was refused */
 	RI_LABEL = 7,		/* ri_event.net: this action earned the label whose policy is `policy` */
 	RI_USE = 9,		/* ri_event.use: a file that a session wrote is used outside of sessions */
 };
@@ -106,6 +107,19 @@ enum ri_budget_kind {
 	RI_BUDGET_EGRESS = 2,
 	RI_BUDGET_EXECS = 3,
 	RI_BUDGET_DELETES = 4,
+};
+
+/* What became of a TLS hello; ri_detail.cause of RI_HELLO is one from RI_TLS_PLAIN on. */
+enum ri_tls {
+	RI_TLS_INCOMPLETE = 0,	/* more is to come */
+	RI_TLS_ALLOWED = 1,
+	RI_TLS_HOLE = 2,	/* bytes before these did not leave, but will */
+	RI_TLS_PLAIN = 3,	/* no hello at all */
+	RI_TLS_BROKEN = 4,	/* one that servers may read in different ways */
+	RI_TLS_NAMELESS = 5,
+	RI_TLS_OTHER = 6,	/* a name that the session was not told this address for */
+	RI_TLS_URGENT = 7,	/* urgent data: what is read is not what was sent */
+	RI_TLS_SHARED = 8,	/* bytes that the sender can still change */
 };
 
 /* Starts every record: who and when. */
@@ -213,6 +227,15 @@ struct ri_short {
 struct ri_long {
 	struct ri_detail detail;
 	char data[RI_LONG_DATA];
+};
+
+/* Where a TLS hello went, and the name in it. */
+struct ri_asked {
+	__u8 address[16];	/* as in ri_net */
+	__u16 port;		/* host order */
+	__u16 own_port;		/* of the socket */
+	__u32 length;		/* bytes of name that count; 0: it has none, or not a whole one */
+	char name[256];
 };
 
 #define RI_ARGUMENTS 4096	/* argv bytes kept; longer ones are flagged RI_TRUNCATED */

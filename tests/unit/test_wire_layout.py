@@ -40,7 +40,14 @@ CONSTANTS = {
     "NAMED_SPANS": "RI_NAMED_SPANS",
 }
 # Of enums whose members would be mistaken for those of others.
-PREFIXES = {"ri_mark_kind": "RI_MARK", "ri_table": "RI_TABLE", "ri_budget_kind": "RI_BUDGET", "ri_hook": "RI_HOOK", "ri_span_flag": "RI_SPAN"}
+PREFIXES = {
+    "ri_mark_kind": "RI_MARK",
+    "ri_table": "RI_TABLE",
+    "ri_budget_kind": "RI_BUDGET",
+    "ri_tls": "RI_TLS",
+    "ri_hook": "RI_HOOK",
+    "ri_span_flag": "RI_SPAN",
+}
 FAILED = re.compile("static_?( assertion|assert) failed")
 SIGNED = {ctypes.c_int32: True, ctypes.c_int64: True, ctypes.c_uint8: False, ctypes.c_uint16: False,
           ctypes.c_uint32: False, ctypes.c_uint64: False}  # fmt: skip

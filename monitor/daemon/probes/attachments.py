@@ -31,9 +31,14 @@ CGROUP_PROGRAMS = {
     "ri_getpeername6": bpf.BPF_CGROUP_INET6_GETPEERNAME,
     "ri_socket": bpf.BPF_CGROUP_INET_SOCK_CREATE,
     "ri_egress": bpf.BPF_CGROUP_INET_EGRESS,
+    "ri_hello": bpf.BPF_CGROUP_INET_EGRESS,
 }
 # Those of another type than PROG_CGROUP_SOCK_ADDR.
-CGROUP_TYPES = {"ri_socket": PROG_CGROUP_SOCK, "ri_egress": PROG_CGROUP_SKB}
+CGROUP_TYPES = {
+    "ri_socket": PROG_CGROUP_SOCK,
+    "ri_egress": PROG_CGROUP_SKB,
+    "ri_hello": PROG_CGROUP_SKB,
+}
 UNIX_PROGRAMS = {
     "ri_connect_unix": bpf.BPF_CGROUP_UNIX_CONNECT,
     "ri_sendmsg_unix": bpf.BPF_CGROUP_UNIX_SENDMSG,

@@ -33,6 +33,8 @@ FIELDS = {
     "socket": "sk",
     "sock": "sk_type sk_protocol",
     "sock_common": "skc_family skc_num skc_rcv_saddr skc_v6_rcv_saddr",
+    "sk_buff": "head end",
+    "skb_shared_info": "flags",
     "pt_regs": "di si dx r10 r8 r9",
     "bpf_sock_addr_kern": "uaddr uaddrlen?",  # Linux kernel commit fefba7d1ae19 (in v6.7)
 }

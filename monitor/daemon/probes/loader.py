@@ -46,6 +46,7 @@ SOURCES = (
     "calls.bpf.c",
     "process.bpf.c",
     "names.bpf.c",  # before those that use it
+    "tls.bpf.c",
     "network.bpf.c",
     "packets.bpf.c",
 )
@@ -66,6 +67,7 @@ MAPS = (
     "budgets",
     "usage",
     "destinations",
+    "host_names",
     "tickets",
     "argument_keys",
     "marks",
