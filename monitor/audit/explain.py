@@ -31,6 +31,7 @@ MECHANISMS = {
     Mechanism.TICKET: "a BPF program at the program's start: it was not the one that was decided"
     " on, and was killed before its first instruction",
     Mechanism.BUDGET: "a count of what was used, kept in the kernel where the kernel refuses it",
+    Mechanism.RESOLVER: "the daemon's resolver, which what a session asks name servers is led to",
     Mechanism.DAEMON: "ri-monitord itself",
     Mechanism.HOST: "the host's own permissions or state, and nothing of ours",
     Mechanism.NONE: "nothing stood in the way",

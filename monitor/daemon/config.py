@@ -12,8 +12,9 @@ import os
 import pwd
 import re
 from dataclasses import asdict, dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 DEFAULT_FILE = Path("/etc/ri/config.yaml")
@@ -49,6 +50,19 @@ class Limits:
     per_user: int = 64
     per_session: int = 16
     launch_seconds: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Resolver:
+    """Where names of sessions are looked up: `upstream` servers (none: the host's).
+
+    `unlisted` is what a name that may not be looked up is answered with: nxdomain or refused. `own`
+    are networks whose addresses a name has only where a rule says `private`.
+    """
+
+    upstream: tuple[str, ...] = ()
+    unlisted: str = "nxdomain"
+    own: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,7 @@ class Config:
     keys: Path = Path("/etc/ri/keys")
     limits: Limits = field(default_factory=Limits)
     approvers: tuple[Approver, ...] = ()
+    resolver: Resolver = field(default_factory=Resolver)
 
     @property
     def runtime(self) -> Path:
@@ -127,6 +142,7 @@ class Config:
             keys=Path(data["keys"]),
             limits=Limits(**data["limits"]),
             approvers=tuple(map(_approver, data["approvers"])),
+            resolver=_resolver(data["resolver"]),
         )
 
 
@@ -152,6 +168,12 @@ def load(path: Path) -> Config:
         post: str = ""
         secret_file: Path | None = None
 
+    class ResolverFile(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        upstream: list[str] = Field(default=[], max_length=8)
+        unlisted: Literal["nxdomain", "refused"] = "nxdomain"
+        own: list[str] = []
+
     class ConfigFile(BaseModel):
         model_config = ConfigDict(extra="forbid")
         instance: str = Field(default=Config().instance, pattern=INSTANCE_PATTERN)
@@ -166,6 +188,7 @@ def load(path: Path) -> Config:
         keys: Path = Config().keys
         limits: LimitsFile = LimitsFile()
         approvers: list[ApproverFile] = Field(default=[], max_length=MOST_APPROVERS)
+        resolver: ResolverFile = ResolverFile()
 
     try:
         document = YAML().load(path.read_text(encoding="utf-8"))
@@ -199,8 +222,12 @@ def load(path: Path) -> Config:
         keys=parsed.keys,
         limits=Limits(**parsed.limits.model_dump()),
         approvers=tuple(_approver(each.model_dump()) for each in parsed.approvers),
+        resolver=_resolver(parsed.resolver.model_dump()),
     )
     check_paths(config)
+    problem = _resolver_problem(config.resolver)
+    if problem:
+        raise ConfigError(f"{path}:{_line(document, ('resolver',))}: resolver: {problem}")
     for number, approver in enumerate(config.approvers):
         problem = approver_problem(approver)
         if problem:
@@ -214,6 +241,24 @@ def check_paths(config: Config) -> None:
     for path in (config.socket, config.state, config.delegations, config.keys, *config.profiles):
         if not path.is_absolute():
             raise ConfigError(f"{path} must be an absolute path")
+
+
+def _resolver(data: dict[str, Any]) -> Resolver:
+    return Resolver(tuple(data["upstream"]), data["unlisted"], tuple(data["own"]))
+
+
+def _resolver_problem(resolver: Resolver) -> str:
+    """Why it cannot be as configured; "" where it can."""
+    from monitor.daemon.resolver.upstreams import parse_upstream
+
+    try:
+        for text in resolver.upstream:
+            parse_upstream(text)
+        for text in resolver.own:
+            ip_network(text)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _approver(data: dict[str, Any]) -> Approver:

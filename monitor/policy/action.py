@@ -37,6 +37,7 @@ class Verb(Enum):
     FILE_MKDIR = "file.mkdir"  # a new directory, device node, fifo or socket name
     FILE_CHMOD = "file.chmod"  # mode, owner, extended attributes
     FILE_TRUNCATE = "file.truncate"
+    FILE_DEFERRED = "file.deferred"  # what the session wrote is used by somebody else, a warning
     PROC_FORK = "proc.fork"
     PROC_EXEC = "proc.exec"
     PROC_EXIT = "proc.exit"
@@ -48,6 +49,7 @@ class Verb(Enum):
     NET_LISTEN = "net.listen"
     NET_TLS = "net.tls"  # what a connection to a host by name begins with
     NET_UNIX = "net.unix"  # connect or send to a unix socket's name
+    NET_RESOLVE = "net.resolve"  # a host name looked up
     SYSCALL = "syscall"  # a system call that the floor refuses
     # What the daemon itself records.
     SESSION_LAUNCH = "session.launch"
@@ -80,6 +82,7 @@ class Mechanism(Enum):
     FANOTIFY = "fanotify"  # an open that waited for it
     TICKET = "ticket"  # the program that started is not the one that was decided on
     BUDGET = "budget"
+    RESOLVER = "resolver"  # the daemon's own, which sessions' questions go to
     DAEMON = "daemon"
     HOST = "host"  # not ours: the host's own permissions refused it
     NONE = "none"

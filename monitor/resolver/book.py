@@ -84,6 +84,37 @@ class Book:
                 touched.append(address)
         return self._changed(touched)
 
+    def renew(self, addresses: Iterable[Address], until: float) -> list[Row]:
+        """Rows to write for addresses with an open connection: all their names last that long."""
+        touched = []
+        for address in addresses:
+            entry = self._entries.get(address)
+            if entry is None:
+                continue
+            for name, (allows, ends) in entry.names.items():
+                entry.names[name] = allows, max(ends, until)
+            touched.append(address)
+        return self._changed(touched)
+
+    def restore(self, address: Address, permission: Permission, until: float) -> None:
+        """Take over what is in force; `rows` then holds what the book makes of it."""
+        entry = self._entries.setdefault(address, _Entry())
+        entry.names[permission.name] = permission, until
+        entry.spans = _spans(entry)
+
+    def forget(self, addresses: Iterable[Address]) -> None:
+        """Their rows are gone."""
+        for address in addresses:
+            self._entries.pop(address, None)
+
+    def ending(self, until: float) -> list[Address]:
+        """Addresses of which a name ends by then."""
+        return [
+            address
+            for address, entry in self._entries.items()
+            if any(ends <= until for _allows, ends in entry.names.values())
+        ]
+
     def judge_again(
         self, tables: Sequence[NameTable], public: Callable[[Address], bool]
     ) -> list[Row]:
