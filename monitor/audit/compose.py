@@ -59,15 +59,18 @@ class Composer:
         find: Callable[[int], Session | None],
         resolve: Callable[[str], str] = str,
         program: Callable[[int], str] | None = None,
+        name: Callable[[int, str], str] | None = None,
     ) -> None:
         """`find` gives the session of a cgroup id.
 
         `resolve` takes links out of a path that a program claimed. `program` tells what a running
-        process runs, for one that started before this composer ("": not known).
+        process runs, for one that started before this composer ("": not known). `name` tells by
+        which name the session of a cgroup looked an address up ("": by none).
         """
         self._find = find
         self._resolve = resolve
         self._program = program
+        self._name = name
         self._subjects: dict[int, Subject] = {}
         self._offset = 0
         self._offset_due = 0
@@ -97,7 +100,7 @@ class Composer:
             return known
         if known is None and len(self._subjects) >= _SUBJECTS:
             del self._subjects[next(iter(self._subjects))]
-        subject = Subject(cgroup, session, self._resolve)
+        subject = Subject(cgroup, session, self._resolve, self._name)
         if known is not None and known.id == subject.id:
             subject.go_on_from(known)  # under another plan
         self._subjects[cgroup] = subject

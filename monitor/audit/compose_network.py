@@ -40,8 +40,9 @@ STANDING = {
 
 def find(subject: Subject, event: NetEvent) -> Finding:
     """The finding on a socket action, as a cgroup program decided it."""
-    verb, what = VERBS[event.operation], _object(event)
-    details: dict[str, Any] = {}
+    name = _name(subject, event)
+    verb, what = VERBS[event.operation], _object(event, name)
+    details: dict[str, Any] = {"name": name} if name else {}
     if event.operation is not NetOperation.UNIX:
         details["family"] = objects.family_name(event.family)
         details["type"] = objects.type_name(event.type)
@@ -59,6 +60,8 @@ def find(subject: Subject, event: NetEvent) -> Finding:
     if event.cause is DenyCause.NONE:
         agreed = decision is not None and decision.verdict is Verdict.ALLOW
         reason = decision.reason if decision and agreed else "the profile allows it"
+        if name and not agreed and rule is not None:
+            reason = f"{rule.section} lists {rule.text}, which came to this address"
         if decision is not None and decision.verdict is Verdict.ASK:
             reason = "a rule asks about it, and it was approved"
         return Finding(
@@ -148,14 +151,21 @@ def find_label(subject: Subject, event: LabelEvent) -> Finding:
     )
 
 
-def _object(event: NetEvent) -> str:
+def _name(subject: Subject, event: NetEvent) -> str:
+    """The name that the destination was looked up by; "": none."""
+    if event.operation not in {NetOperation.CONNECT, NetOperation.SEND}:
+        return ""
+    return subject.name(event.address)
+
+
+def _object(event: NetEvent, name: str) -> str:
     if event.operation is NetOperation.UNIX:
         return objects.unix_name(event.address)
     if event.operation is NetOperation.SOCKET:
         return objects.new_socket(event.family, event.type, event.protocol)
     if event.cause is DenyCause.ROUTED:
         return event.address  # of a packet; its ports are not read
-    return objects.endpoint(event.address, event.port, event.protocol)
+    return objects.endpoint(event.address, event.port, event.protocol, name)
 
 
 def _reference(subject: Subject, event: NetEvent) -> Decision | None:

@@ -43,9 +43,12 @@ def file(path: str, target: str) -> str:
     return f"{path} -> {target}" if target else path
 
 
-def endpoint(address: str, port: int, protocol: int) -> str:
-    """`192.0.2.1:443/tcp`, `[2001:db8::1]:53/udp`."""
+def endpoint(address: str, port: int, protocol: int, name: str = "") -> str:
+    """`192.0.2.1:443/tcp`, `[2001:db8::1]:53/udp`; with the name that it was looked up by:
+    `api.example.com (192.0.2.1):443/tcp`.
+    """
     host = f"[{address}]" if ":" in address else address
+    host = f"{name} ({address})" if name else host
     return f"{host}:{port}/{protocol_name(protocol)}"
 
 

@@ -50,8 +50,15 @@ class Finding(NamedTuple):
 class Subject:
     """One session, or (`session` None) a cgroup that none is known for."""
 
-    def __init__(self, cgroup: int, session: Session | None, resolve: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        cgroup: int,
+        session: Session | None,
+        resolve: Callable[[str], str],
+        name: Callable[[int, str], str] | None = None,
+    ) -> None:
         self.cgroup = cgroup
+        self._name = name
         self.id = session.id if session else ""
         self.agent = session.agent if session else ""
         self.chain = session.chain.names() if session else ()
@@ -79,6 +86,10 @@ class Subject:
     def go_on_from(self, before: Subject) -> None:
         """Take over the processes that were known before a change of plan."""
         self._programs, self._ended = before._programs, before._ended
+
+    def name(self, address: str) -> str:
+        """The name that the session looked `address` up by; "": none that is known."""
+        return self._name(self.cgroup, address) if self._name else ""
 
     @property
     def stranger(self) -> str:

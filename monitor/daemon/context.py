@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # they are built on this module
     from monitor.daemon.budgets import Budgets
     from monitor.daemon.gates import Gates
     from monitor.daemon.labels import Labels
+    from monitor.daemon.names import Names
     from monitor.daemon.opens import Opening
     from monitor.daemon.packet_floor import PacketFloor
     from monitor.daemon.recording import Recording
@@ -79,4 +80,5 @@ class Context:
     opens: Opening = field(init=False)
     gates: Gates = field(init=False)
     packets: PacketFloor = field(init=False)
+    names: Names = field(init=False)
     since: float = field(default_factory=time.time)

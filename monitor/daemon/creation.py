@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from monitor.daemon import leases
 from monitor.daemon.admission import Admitted, start_time
+from monitor.daemon.names import by_name
 from monitor.kernel.cgroup import Cgroup, instance_root, limits_are_unified
 from monitor.kernel.peer import Peer
 from monitor.policy.plan import Plan, RecordChoice
@@ -72,6 +73,7 @@ def put_in_force(
         undo.callback(context.tables.remove, session.cgroup_id)
         context.registry.add(session)
         undo.pop_all()
+    context.names.begin(session)
     context.recording.wake()
     return session
 
@@ -102,8 +104,11 @@ def row_facts(context: Context, session: Session) -> tuple[int, SessionFlag]:
     """The expiry and the flags of a session's row: what must hold all the time counts in."""
     expires, paused = context.sessions.conditions.row(session)
     flags = session_flags(session) | paused
-    if NUMBERS["execve"] in context.registry.whole(session).plan.syscalls.notified:
+    plan = context.registry.whole(session).plan
+    if NUMBERS["execve"] in plan.syscalls.notified:
         flags |= SessionFlag.GATED
+    if by_name(plan):
+        flags |= SessionFlag.NAMES
     return expires, flags
 
 

@@ -134,6 +134,7 @@ class Labels:
             return
         numbers = {each.number for each in new}
         for each in self._concerned(numbers):
+            self.context.names.labelled(each)
             self.context.sessions.notices.labelled(each.id, sorted(names))
             self._spawn(self._cut(each, names))
 
@@ -185,6 +186,8 @@ class Labels:
 
             await steps.run("remove", take_off)
             await self.context.opens.remark(now, [each.number for each in own])
+            for each_session in self._concerned({each.number for each in own}):
+                self.context.names.labelled(each_session)
             details = {"by": by, "steps": [asdict(step) for step in steps.done]}
             self.context.recording.daemon_record(
                 now, Verb.LABEL_REMOVE, name, details, reason=why or f"removed by {by}"

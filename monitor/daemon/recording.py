@@ -56,7 +56,7 @@ class Recording:
         self.faults = 0  # events that could not be composed
         self.lost_of_ended = 0
         self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
-        self._composer = Composer(self._judged, _without_links, _program)
+        self._composer = Composer(self._judged, _without_links, _program, self._name)
         self._waiting: list[Draft] = []
         self._not_kept = 0
         self._retry_at = 0.0
@@ -218,6 +218,9 @@ class Recording:
     def flush(self) -> None:
         """Write what waits; while the store fails, try once a second."""
         if not self._waiting or (self.problem and time.monotonic() < self._retry_at):
+    def _name(self, cgroup: int, address: str) -> str:
+        return self.context.names.name(cgroup, address)
+
             return
         while self._waiting:
             batch = self._waiting[:BATCH]

@@ -249,6 +249,7 @@ class Sessions:
             nonlocal lost, counted
             # What the gate said of it is recorded before its end is.
             await context.gates.caught_up()
+            context.names.told(identity)
             lost = await context.recording.settle(session)
             counted = await context.packets.counters(identity)
 
@@ -278,6 +279,7 @@ class Sessions:
             context.recording.forget(session)
             context.opens.ended(identity)
             context.gates.ended(identity)
+            context.names.ended(identity)
             self.conditions.forget(identity)
             self.leases.forget(identity)
             with contextlib.suppress(OSError):

@@ -157,7 +157,8 @@ class Switching:
         whole = self.context.registry.whole(session)
         names = frozenset(itertools.chain.from_iterable(self.earned(whole).values()))
         old, new = Rules(before, names), Rules(whole.plan, names)
-        return await cutting.cut(session.cgroup_id, old, new, passes)
+        by_name = await self.context.names.cut(session)
+        return by_name + await cutting.cut(session.cgroup_id, old, new, passes)
 
     # ------------------------------------------------------------------------------------------
 
@@ -216,6 +217,7 @@ class Switching:
         try:
             self._carry(old, changed)
             for each in live:
+                self.context.names.changing(each)
                 creation.install(self.context, each)
         except (OSError, ValueError):
             tables.release(added)
@@ -247,6 +249,7 @@ class Switching:
         try:
             registry.switch(old, {})
             for each in old:
+                self.context.names.changing(each)
                 creation.install(self.context, each)
             for change in begun:
                 registry.end_change(change)

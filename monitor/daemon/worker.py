@@ -71,6 +71,7 @@ class Worker:
         from monitor.daemon.budgets import Budgets
         from monitor.daemon.gates import Gates
         from monitor.daemon.labels import Labels
+        from monitor.daemon.names import Names
         from monitor.daemon.packet_floor import PacketFloor
         from monitor.daemon.recording import Recording
         from monitor.daemon.sessions import Sessions
@@ -100,6 +101,7 @@ class Worker:
         self.context.budgets = Budgets(self.context)
         self.context.gates = Gates(self.context)
         self.context.packets = PacketFloor(self.context)
+        self.context.names = Names(self.context)
         try:
             self.context.asks = Asks(self.context)
         except sqlite3.Error as error:
@@ -128,6 +130,7 @@ class Worker:
         self.context.gates.start()
         self._spawn(self.context.sessions.revocation.resume())
         self._spawn(self.context.sessions.reload.resume())
+        self.context.names.adopt(kept)
         launcher = Launching(self.context)
         await packets
         await self.context.packets.adopt()
@@ -217,6 +220,7 @@ class Worker:
         problem = context.recording.problem or context.registry.problem
         self._say(
             f"{len(context.registry.live())} sessions"
+        context.names.tick()
             + (f"; the audit log or state cannot be written: {problem}" if problem else "")
         )
 
@@ -245,6 +249,7 @@ class Worker:
         self.context.asks.close()
         log.close()
         for task in self._tasks:
+        self.context.names.stop()
             task.remove_done_callback(self._done)
             task.cancel()
         self.context.recording.drain()
