@@ -9,6 +9,7 @@ import typer
 
 from monitor.cli import console
 from monitor.cli.failure import REFUSED, UsageError
+from monitor.cli.moment import local
 from monitor.cli.options import JsonOption, SocketOption, client
 
 app = typer.Typer()
@@ -63,12 +64,17 @@ def doctor(
 
 def _print(answer: dict[str, Any]) -> None:
     rows = [
-        (each["name"], "yes" if each["active"] else "no", each["mechanism"], _detail(each))
+        (
+            each["name"],
+            "yes" if each["active"] else "no",
+            local(each["active_since"]) if each.get("active_since") else "-",
+            each["mechanism"],
+            _detail(each),
+        )
         for each in answer["controls"]
     ]
-    console.table(
-        ["CONTROL", "ACTIVE", "MECHANISM", "DETAIL"], rows, whole=["CONTROL", "ACTIVE", "MECHANISM"]
-    )
+    whole = ["CONTROL", "ACTIVE", "SINCE", "MECHANISM"]
+    console.table([*whole, "DETAIL"], rows, whole=whole)
     for title, key in (("problems", "problems"), ("notes", "notes")):
         if answer[key]:
             console.line()

@@ -26,6 +26,7 @@ LANDLOCK_ABI_TRUNCATE = 3  # without it, write rules cannot hold truncate(2)
 # uapi/linux/seccomp.h
 SECCOMP_GET_ACTION_AVAIL = 2
 SECCOMP_RET_KILL_PROCESS = 0x80000000
+SECCOMP_RET_USER_NOTIF = 0x7FC00000
 
 # uapi/linux/bpf.h
 BPF_MAP_CREATE = 0
@@ -68,7 +69,7 @@ def probe(unix_hooks: bool) -> Features:
     controllers = (mount / "cgroup.controllers").read_text().split() if mount else []
     return Features(
         landlock_abi=landlock_abi(),
-        seccomp=_seccomp(),
+        seccomp=seccomp_action(SECCOMP_RET_KILL_PROCESS),
         cgroup2=mount,
         cgroup_kill=mount is not None and _cgroup_kill(mount),
         pids_limit="pids" in controllers or legacy_mount("pids") is not None,
@@ -118,8 +119,9 @@ def landlock_abi() -> int:
         return 0
 
 
-def _seccomp() -> bool:
-    action = ctypes.c_uint32(SECCOMP_RET_KILL_PROCESS)
+def seccomp_action(number: int) -> bool:
+    """Whether a filter may answer with this action."""
+    action = ctypes.c_uint32(number)
     try:
         syscall(
             NR_SECCOMP,

@@ -240,6 +240,7 @@ def test_metrics_are_prometheus_text(daemon: Daemon) -> None:
 
 def test_the_doctor_names_every_control(daemon: Daemon, stranger: User) -> None:
     report = daemon.doctor()
+    booted = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
     controls = {each["name"]: each for each in report["controls"]}
     assert {"system calls", "files", "view", "network", "unix sockets", "audit log"} <= set(
         controls
@@ -248,6 +249,9 @@ def test_the_doctor_names_every_control(daemon: Daemon, stranger: User) -> None:
         assert each["mechanism"]
         # What is active says what it does; what is not, what to do.
         assert each["detail"] if each["active"] else each["missing"]
+        # Since when, as the kernel's own clock has it: not before it was booted.
+        since = each["active_since"]
+        assert booted - 2 <= since <= time.time() if each["active"] else since is None, each
     assert report["problems"] == []
     assert daemon.request("GET", "/v1/doctor", user=stranger)[0] == 200
 

@@ -326,7 +326,8 @@ def test_explain_prints_the_text_safely(api: FakeApi, rictl: Rictl) -> None:
 
 def test_doctor_fails_when_a_problem_stands(api: FakeApi, rictl: Rictl) -> None:
     controls = [
-        {"name": "files", "mechanism": "Landlock", "active": True, "detail": "ABI 6"},
+        {"name": "files", "mechanism": "Landlock", "active": True, "detail": "ABI 6"}
+        | {"active_since": 0.5},
         {"name": "names", "mechanism": "LSM", "active": False, "missing": "bpf", "since": "5.7"},
     ]
     answer: dict[str, Any] = {"controls": controls, "problems": [], "notes": ["a note"]}
