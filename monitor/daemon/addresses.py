@@ -74,6 +74,7 @@ class Addresses:
 
     def restore(self) -> None:
         """Take over the rows that a worker before wrote; names are known as rules have them."""
+        told = self._naming.told(self.cgroup)
         for address, spans in self._naming.rows(self.cgroup):
             for span in spans:
                 rules = [
@@ -81,9 +82,14 @@ class Addresses:
                     for known, number in zip(self._rules, span.rules, strict=False)
                 ]
                 found = [rule for rule in rules if rule is not None]
-                if len(found) == len(self._rules):
-                    # The narrowest says most of what the name was.
-                    name = str(max(found, key=lambda rule: (rule.depth is Depth.EXACT, rule.name)))
+                if len(found) != len(self._rules):
+                    continue
+                names = {
+                    name for name in told.get(address, ()) if all(r.matches(name) for r in found)
+                }
+                # The narrowest rule says most of what other names were.
+                rule = max(found, key=lambda rule: (rule.depth is Depth.EXACT, rule.name))
+                for name in names or {str(rule)}:
                     allowed = Permission(name, tuple((rule,) for rule in found))
                     self.book.restore(address, allowed, span.until / 1e9)
         self._write(self.book.rows())
@@ -91,13 +97,16 @@ class Addresses:
         for address, _spans in tuple(self._naming.rows(self.cgroup)):
             if address not in kept:
                 self._naming.put(self.cgroup, address, ())
+        self._tell(told)
 
     def admit(self, admissions: Sequence[Admission], own: Iterable[Network] = ()) -> list[Element]:
         """Let it connect to these; what packets are to be let pass for it. OSError, RowError."""
         if self._plan.observe:
             admissions = list(self._only_listed(admissions, own))
         try:
-            return self._write(self.book.admit(admissions, now()))
+            rows = self.book.admit(admissions, now())
+            self._tell({each.address for each in admissions})
+            return self._write(rows)
         except (OSError, ValueError):
             self._give_up(admissions)
             raise
@@ -129,9 +138,9 @@ class Addresses:
     def judge_again(self, own: Iterable[Network]) -> list[Element]:
         """After its rules have changed: rows narrow, and none is added."""
         networks = tuple(own)
-        return self._write(
-            self.book.judge_again(self.tables, lambda address: _public(address, networks))
-        )
+        rows = self.book.judge_again(self.tables, lambda address: _public(address, networks))
+        self._tell(self._naming.told(self.cgroup))
+        return self._write(rows)
 
     def expire(self, open_sockets: Iterable[OpenSocket], ahead: float) -> list[Element]:
         """Take away what is over; what is open and soon over lasts on."""
@@ -139,7 +148,9 @@ class Addresses:
         used = {each.remote.address for each in open_sockets if each.remote.port}
         ending = [address for address in self.book.ending(at + ahead) if address in used]
         renewed = self._write(self.book.renew(ending, at + RENEWED_SECONDS))
-        return renewed + self._write(self.book.expire(at))
+        expired = self.book.expire(at)
+        self._tell(self._naming.told(self.cgroup))
+        return renewed + self._write(expired)
 
     def ending(self, ahead: float) -> bool:
         """Whether anything is over by then."""
@@ -185,6 +196,11 @@ class Addresses:
         return list(_elements(self.book.rows(), now()))
 
     # -- the kernel's rows ---------------------------------------------------------------------
+
+    def _tell(self, addresses: Iterable[IPAddress]) -> None:
+        """Which names TLS may ask for there."""
+        for address in addresses:
+            self._naming.tell(self.cgroup, address, self.book.over_tls(address))
 
     def _write(self, rows: Iterable[Row]) -> list[Element]:
         rows = list(rows)

@@ -23,9 +23,10 @@ from monitor.audit.record import Draft
 from monitor.audit.store import Store, StoreError
 from monitor.daemon import paths
 from monitor.daemon.context import Context
+from monitor.daemon.hellos import Hellos
 from monitor.policy.action import Mechanism, Verb, Verdict
 from monitor.session.session import Session
-from monitor.wire.events import LabelEvent
+from monitor.wire.events import HelloEvent, LabelEvent
 
 if TYPE_CHECKING:  # numpy comes with the reader: 80 ms that a restart is ready without
     from monitor.daemon.probes.ring import RingReader
@@ -58,6 +59,7 @@ class Recording:
         self.totals: Counter[tuple[str, str]] = Counter()  # (verb, verdict) -> records
         self._composer = Composer(self._judged, _without_links, _program, self._name)
         self._waiting: list[Draft] = []
+        self._hellos = Hellos()
         self._not_kept = 0
         self._retry_at = 0.0
         self._counts: dict[str, Counter[str]] = {}
@@ -166,6 +168,8 @@ class Recording:
                 drafts.append(draft)
                 if isinstance(event, LabelEvent):
                     labels.append(event)
+                elif isinstance(event, HelloEvent):
+                    self._hellos.refused(event)
                 if draft.verdict is Verdict.DENY:
                     if draft.mechanism is Mechanism.BUDGET:
                         spent.append(draft)

@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from monitor.resolver.addresses import Address
 from monitor.resolver.decision import A, NameTable, Permission, judge
 from monitor.resolver.names import NameRule
-from monitor.resolver.ports import covers
+from monitor.resolver.ports import TCP, covers
 from monitor.resolver.replies import Admission
 
 MOST = 4096  # addresses
+HTTPS_PORT = 443
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,12 @@ class Book:
     def restore(self, address: Address, permission: Permission, until: float) -> None:
         """Take over what is in force; `rows` then holds what the book makes of it."""
         entry = self._entries.setdefault(address, _Entry())
-        entry.names[permission.name] = permission, until
+        known, ends = entry.names.get(permission.name, (permission, until))
+        links = tuple(
+            tuple(dict.fromkeys((*one, *other)))
+            for one, other in zip(known.links, permission.links, strict=True)
+        )
+        entry.names[permission.name] = Permission(permission.name, links), max(ends, until)
         entry.spans = _spans(entry)
 
     def forget(self, addresses: Iterable[Address]) -> None:
@@ -141,6 +147,16 @@ class Book:
         if entry is None:
             return ()
         return tuple(sorted(entry.names, key=lambda name: -entry.names[name][1]))
+
+    def over_tls(self, address: Address) -> tuple[str, ...]:
+        """The names that a TLS client may ask for at an address: those that allow its port."""
+        entry = self._entries.get(address)
+        names = {} if entry is None else entry.names
+        return tuple(
+            name
+            for name, (allows, _until) in names.items()
+            if covers(allows.ports().get(TCP, ()), HTTPS_PORT)
+        )
 
     def next_end(self) -> float | None:
         """When something ends."""

@@ -30,7 +30,9 @@ class HostNames:
     def write(self, cgroup: int, address: Address, names: Iterable[str]) -> None:
         """Let `names`, and no others, be asked for at `address`. OSError: there is no room."""
         now = set(names)
-        before = self.names(cgroup, address)
+        before = frozenset(self._known.get(cgroup, {}).get(address, ()))
+        if now == before:
+            return
         known = self._known.setdefault(cgroup, {}).setdefault(address, set())
         for name in sorted(now - before):
             self._map.update(host_names.key(cgroup, address, name), host_names.VALUE)
@@ -41,9 +43,9 @@ class HostNames:
         if not known:
             del self._known[cgroup][address]
 
-    def names(self, cgroup: int, address: Address) -> frozenset[str]:
-        """What may be asked for there."""
-        return frozenset(self._known.get(cgroup, {}).get(address, ()))
+    def every(self, cgroup: int) -> dict[Address, frozenset[str]]:
+        """What may be asked for, at every address."""
+        return {at: frozenset(names) for at, names in self._known.get(cgroup, {}).items()}
 
     def remove(self, cgroup: int) -> None:
         """The session has ended."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from monitor.daemon.probes import pins
+from monitor.daemon.probes.host_names import HostNames
 from monitor.kernel.bpf import Map
 from monitor.policy.action import IPAddress
 from monitor.wire import named
@@ -33,12 +34,14 @@ class Naming:
         self._named = Map.pinned(folder / "named")
         self._resolver = Map.pinned(folder / "resolver")
         self.flows = Map.pinned(folder / "flows")
+        self._hosts = HostNames(self.instance)
         for key in self._named:
             self._keys.setdefault(named.key_cgroup(key), set()).add(key)
 
     def close(self) -> None:
         for table in (self._named, self._resolver, self.flows):
             table.close()
+        self._hosts.close()
 
     def listens(self, port4: int, port6: int) -> None:
         """Send questions to these ports of loopback from now on; 0: of that family none."""
@@ -53,9 +56,18 @@ class Naming:
         if not spans:
             self._named.delete(key)
             self._keys.get(cgroup, set()).discard(key)
+            self._hosts.write(cgroup, address, ())
             return
         self._named.update(key, named.value(spans))
         self._keys.setdefault(cgroup, set()).add(key)
+
+    def tell(self, cgroup: int, address: IPAddress, names: Iterable[str]) -> None:
+        """Let TLS hellos ask for these names at an address, and for no others. OSError as put."""
+        self._hosts.write(cgroup, address, names)
+
+    def told(self, cgroup: int) -> dict[IPAddress, frozenset[str]]:
+        """What they may ask for, at every address."""
+        return self._hosts.every(cgroup)
 
     def rows(self, cgroup: int) -> Iterator[tuple[IPAddress, tuple[NamedSpan, ...]]]:
         """What is in force."""
@@ -72,8 +84,10 @@ class Naming:
         """Take all rows of a session away."""
         for key in self._keys.pop(cgroup, ()):
             self._named.delete(key)
+        self._hosts.remove(cgroup)
 
     def remove_leftovers(self, live: Collection[int]) -> None:
         """Those of sessions that are no more."""
         for cgroup in set(self._keys).difference(live):
             self.remove(cgroup)
+        self._hosts.remove_leftovers(live)
