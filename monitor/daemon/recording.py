@@ -207,6 +207,9 @@ class Recording:
         session = self.context.registry.by_cgroup(cgroup)
         return None if session is None else self.context.registry.whole(session)
 
+    def _name(self, cgroup: int, address: str) -> str:
+        return self.context.names.name(cgroup, address)
+
     def _session(self, identity: str) -> Session | None:
         try:
             return self.context.registry.get(identity)
@@ -222,9 +225,6 @@ class Recording:
     def flush(self) -> None:
         """Write what waits; while the store fails, try once a second."""
         if not self._waiting or (self.problem and time.monotonic() < self._retry_at):
-    def _name(self, cgroup: int, address: str) -> str:
-        return self.context.names.name(cgroup, address)
-
             return
         while self._waiting:
             batch = self._waiting[:BATCH]
