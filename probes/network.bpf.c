@@ -163,10 +163,10 @@ static __always_inline int judge(struct bpf_sock_addr *ctx, struct ri_session *s
 	return conclude(session, cgroup, to, &decision, ctx->family, ctx->type, operation);
 }
 
-/* Whether questions of the session go to the resolver now. */
+/* Whether questions of the session go to the resolver now; else they are judged as all else is. */
 static __always_inline bool asks_by_name(struct ri_session *session)
 {
-	return has_names(session) && !standing(session);
+	return has_names(session) && !standing(session) && !is_narrowed(session);
 }
 
 static __always_inline int judge4(struct bpf_sock_addr *ctx, u16 operation)

@@ -289,8 +289,8 @@ static __always_inline int spend_bytes(struct __sk_buff *skb, struct ri_session 
  * In a session with labels, those that were earned are asked of every packet; in one with a budget
  * of bytes, every packet is counted.
  *
- * What goes to the resolver is noted there: it knows by that whose question it is. Which names a
- * label leaves the resolver knows.
+ * What goes to the resolver is noted: it knows by that whose question it is. Labels that narrow the
+ * network end that, on sockets that were led there before as well.
  *
  * And no packet goes another way than was decided. The programs above saw the address that the
  * caller named; a source route (IP_OPTIONS, IPV6_RTHDR, by setsockopt or in a message of its own)
@@ -313,7 +313,7 @@ int ri_egress(struct __sk_buff *skb)
 	}
 	if (session && session->flags & RI_NAMES)
 		asks = note_flow(skb, cgroup);
-	if (asks == RI_FLOW_REFUSED)
+	if (asks == RI_FLOW_REFUSED || (asks && is_narrowed(session)))
 		return 0;
 	if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK)) {
 		if (!judge_welcome(skb, session, cgroup))

@@ -63,6 +63,18 @@ static __always_inline bool is_earned(u32 label)
 	return !row || row->time;
 }
 
+/* Whether a label that narrows the network was earned. No label leaves any name. */
+static __always_inline bool is_narrowed(struct ri_session *session)
+{
+	for (u32 i = 0; i < RI_MAX_LABELS; i++) {
+		if (i >= session->label_count)
+			break;
+		if (is_earned(session->labels[i]))
+			return true;
+	}
+	return false;
+}
+
 /*
  * The conjunction: runs `judge_one`, which sets decision.cause and .rule for decision.policy, for
  * one policy after the other until one refuses, and then for the labels that were earned.
