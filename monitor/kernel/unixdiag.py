@@ -41,6 +41,11 @@ def bound_names(device: int, inode: int) -> set[bytes]:
     return {name for name, vfs in _dump() if vfs == wanted}
 
 
+def paths() -> set[bytes]:
+    """The absolute paths that sockets were bound under."""
+    return {name for name, _vfs in _dump() if name.startswith(b"/")}
+
+
 def identity(descriptor: int, mountinfo: str) -> tuple[int, int]:
     """(device, inode) of an open file, as the kernel's own structures hold them.
 

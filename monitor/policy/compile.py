@@ -47,7 +47,7 @@ __all__ = ["CompileError", "Context", "compile_plan"]
 
 # uapi/linux/landlock.h: the first ABI that holds truncate(2).
 LANDLOCK_ABI_TRUNCATE = 3
-VIEW = "view"
+VIEW, UNIX = "view", "unix"
 # Sockets under it are hidden by the view unless a rule names them.
 RUN = "/run"
 
@@ -93,8 +93,10 @@ def compile_plan(profiles: tuple[Profile, ...], context: Context, host: HostFeat
     missing: tuple[str, ...] = ()
     view = None
     if not context.observe:
-        if host.view and compile_files.wants_view(policies):
-            view = _view(policies, own_terminals=bool(terminals))
+        visible = _left_to_view(profiles, host)
+        if host.view and (visible or compile_files.wants_view(policies)):
+            view = _view(policies, own_terminals=bool(terminals), hide_sockets=visible)
+            missing = (UNIX,) if visible else ()
         elif masked or terminals:
             policies = _without(profiles, policies, masked, terminals)
             missing = (VIEW,)
@@ -141,12 +143,23 @@ def _check_host(profiles: Iterable[Profile], host: HostFeatures, *, observe: boo
         )
     for profile in profiles:
         for rule in profile.network.unix if profile.network else ():
-            if not host.unix_hooks:
-                origin = origins.make(profile, "network.unix", rule.path, rule.position)
-                raise origins.error(
-                    origin,
-                    "this kernel cannot decide on the names of unix sockets (6.7 and later can)",
-                )
+            if host.unix_hooks or (UNIX in profile.may_lack and host.view):
+                continue
+            origin = origins.make(profile, "network.unix", rule.path, rule.position)
+            raise origins.error(
+                origin,
+                "this kernel cannot decide on the names of unix sockets (6.7 and later can)"
+                + ("; `may_lack: [unix]` leaves it to what the view hides" if host.view else ""),
+            )
+
+
+def _left_to_view(profiles: Iterable[Profile], host: HostFeatures) -> bool:
+    """Whether unix sockets are reached by what is visible: the kernel decides on no names."""
+    return not host.unix_hooks and any(map(_lists_sockets, profiles))
+
+
+def _lists_sockets(profile: Profile) -> bool:
+    return profile.network is not None and bool(profile.network.unix)
 
 
 def _policy(
@@ -163,8 +176,8 @@ def _policy(
         unix=compile_network.unix_rules(profile, variables, context.resolve, rules),
         sockets=compile_network.socket_rules(
             profile,
-            unix=host.unix_hooks,
-            netlink=_syscalls_of(profile).preset != "strict",
+            unix=host.unix_hooks or (UNIX in profile.may_lack and _lists_sockets(profile)),
+            netlink=_reads_routes(profile),
         ),
         names=compile_network.name_rules(profile, rules),
         expose=compile_network.expose_table(profile, rules),
@@ -176,10 +189,21 @@ def _policy(
     return compile_labels.with_labels(policy, profile, variables, resolve)
 
 
+def _reads_routes(profile: Profile) -> bool:
+    reads = compile_network.reads_routes(profile)
+    if _syscalls_of(profile).preset != "strict":
+        return reads
+    if reads and profile.network is not None and profile.network.netlink is not None:
+        place = profile.places.get("network.netlink")
+        origin = origins.make(profile, "network.netlink", profile.network.netlink, place)
+        raise origins.error(origin, "the preset `strict` closes it")
+    return False
+
+
 # -- the view -------------------------------------------------------------------------------------
 
 
-def _view(policies: Sequence[Policy], *, own_terminals: bool) -> ViewPlan:
+def _view(policies: Sequence[Policy], *, own_terminals: bool, hide_sockets: bool) -> ViewPlan:
     listed = [{rule.path for rule in policy.unix} for policy in policies]
     named = sorted(set.intersection(*listed))
     return ViewPlan(
@@ -188,6 +212,7 @@ def _view(policies: Sequence[Policy], *, own_terminals: bool) -> ViewPlan:
         own_terminals=own_terminals,
         read_only_rest=True,
         sockets=tuple(path for path in named if is_within(path, RUN)),
+        hide_sockets=hide_sockets,
     )
 
 

@@ -51,6 +51,7 @@ SOCK_SEQPACKET = 5
 UNIX_TYPES = (SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET)
 NETLINK_TYPES = (SOCK_DGRAM, SOCK_NETLINK_RAW)
 NETLINK_ROUTE = 0
+ROUTE_READ = "route-read"
 
 # Destinations that a rule must name by a prefix within them: a wider rule does not reach them.
 RESERVED: tuple[tuple[str, str], ...] = (
@@ -138,6 +139,20 @@ def name_rules(profile: Profile, rules: Rules) -> tuple[NameRule, ...]:
             origin = origins.make(profile, "network.connect", text, rule.position)
             found.append(name_rule(rule.to, rules.number(origin), rule.private))
     return tuple(found)
+
+
+def reads_routes(profile: Profile) -> bool:
+    """Whether it may list interfaces, addresses and routes, as getaddrinfo(3) does.
+
+    Where it does not say, it may if its rules reach beyond this host.
+    """
+    section = profile.network or NetworkSection()
+    if section.netlink is not None:
+        return section.netlink == ROUTE_READ
+    listed = [rule.to for rule in addressed(section)] + [rule.to for rule in section.ask]
+    return _looks_up(profile) or any(
+        not network.is_loopback for text in listed for network in parse(text).networks
+    )
 
 
 def _looks_up(profile: Profile) -> bool:
@@ -245,7 +260,8 @@ def _protocols(rules: Sequence[ConnectRule | NetworkRule | AskNetworkRule]) -> s
 def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple[SocketRule, ...]:
     """Sockets of these IP protocols, by list: what is not TCP or UDP runs no cgroup hook.
 
-    `netlink` adds the read-only listing of interfaces (getifaddrs) where there are IP sockets.
+    `netlink` adds NETLINK_ROUTE: listing interfaces, addresses and routes. A session changes none
+    of them for want of capabilities; a filter cannot see what is asked.
     """
     found: list[SocketRule] = []
     if unix:
@@ -255,7 +271,7 @@ def sockets_for(protocols: Iterable[int], *, unix: bool, netlink: bool) -> tuple
         kind = SOCK_STREAM if protocol == TCP else SOCK_DGRAM
         for family in (AF_INET, AF_INET6):
             found += [SocketRule(family, kind, number) for number in (0, protocol)]
-    if netlink and wanted:
+    if netlink:
         found += [SocketRule(AF_NETLINK, kind, NETLINK_ROUTE) for kind in NETLINK_TYPES]
     return tuple(found)
 

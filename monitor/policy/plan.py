@@ -259,7 +259,8 @@ class ViewPlan:
     `own_proc`: /proc shows the session's own processes only. `own_terminals`: /dev/pts holds the
     terminals that the session makes, and nobody else's. `read_only_rest`: what no rule lets be
     written is mounted read-only. `mask_limit` bounds how many existing objects the masks may match
-    at launch; more is an error.
+    at launch; more is an error. `hide_sockets`: what the kernel cannot decide by name is masked,
+    every bound socket that no rule lists.
     """
 
     own_proc: bool
@@ -268,6 +269,7 @@ class ViewPlan:
     read_only_rest: bool
     sockets: tuple[str, ...]
     mask_limit: int = 4096
+    hide_sockets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 from monitor.profile import hazards, lint_files, lint_gates, lint_names, network, paths, placed
 from monitor.profile.finding import LEVELS, Finding, Level
-from monitor.profile.model import ConnectRule, NetworkRule, Profile
+from monitor.profile.model import ConnectRule, NetworkRule, Profile, UnixRule
 from monitor.profile.variables import Variables, expand
 
 __all__ = ["Finding", "lint"]
 
 # More addresses than this are as good as any: a /8 of IPv4.
 MANY = 1 << 24
+# Shipped profiles that open one kind of sockets, for whoever includes them.
+SOCKET_PROFILES = "socket-"
 ANY_FOUR = network.EVERYWHERE[:1]
 
 
@@ -66,13 +68,20 @@ def _sockets(
         for hazard in hazards.SOCKETS:
             if placed.matches(path, expand(hazard.path, variables)):
                 message = f"{rule.path} is no ordinary socket: {hazard.why}"
-                yield Finding(hazard.level, rule.position, "network.unix", message)
+                level = "warning" if _opened_by_name(rule) else hazard.level
+                yield Finding(level, rule.position, "network.unix", message)
         if all(_may_replace(rules, path) for rules in chain):
             message = (
-                f"{rule.path} can be replaced by the session: a symbolic link there leads to any"
-                " socket that the user may reach"
+                f"{rule.path} lies where the session may write: each connection waits for the gate,"
+                " and sendto(2) without connect(2) is refused"
             )
-            yield Finding("warning", rule.position, "network.unix", message)
+            yield Finding("note", rule.position, "network.unix", message)
+
+
+def _opened_by_name(rule: UnixRule) -> bool:
+    """Whether a profile that is there for it lists the socket, and so somebody included it."""
+    at = rule.position
+    return at is not None and at.source.rpartition("/")[2].startswith(SOCKET_PROFILES)
 
 
 def _may_replace(rules: placed.Rules, path: str) -> bool:

@@ -137,6 +137,10 @@ class NetworkSection(Model):
         tuple[AskNetworkRule, ...], _says("connect(2) to it is held until a person answers.")
     ] = ()
     unix: Annotated[tuple[UnixRule, ...], _says("Unix sockets that may be connected to.")] = ()
+    netlink: Annotated[
+        Literal["route-read", "closed"] | None,
+        _says("Listing interfaces, addresses and routes: `route-read` or `closed`."),
+    ] = None
 
 
 class ExecRule(Model):
@@ -344,8 +348,8 @@ class Profile(Model):
 
     `include` composes: the rules of the named profiles are added to this one's. `extends` narrows:
     an action must be allowed by this profile *and* by the one it extends; a section that is absent
-    here is taken over from it. `may_lack` names controls a host may be without ("view"), instead
-    of refusing the session.
+    here is taken over from it. `may_lack` names controls a host may be without ("view", "unix"),
+    instead of refusing the session.
 
     `places` says where each key and list item stands (`limits.ttl`, `include[0]`); load.py fills
     it.
@@ -379,6 +383,7 @@ class Profile(Model):
         Literal["user", "root"], _says("`root`: a session that root starts stays root.")
     ] = "user"
     may_lack: Annotated[
-        tuple[Literal["view"], ...], _says("Controls this profile does without where need be.")
+        tuple[Literal["view", "unix"], ...],
+        _says("Controls this profile does without where need be."),
     ] = ()
     places: Annotated[dict[str, Position], Field(exclude=True)] = Field(default_factory=dict)

@@ -238,6 +238,8 @@ def profile(**fields: Any) -> Profile:
             key = "to" if name == "network" else "path"
             shaped[name] = {
                 kind: [{"path" if kind == "unix" else key: text} for text in texts]
+                if isinstance(texts, list)
+                else texts
                 for kind, texts in value.items()
             }
         else:

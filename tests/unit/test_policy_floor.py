@@ -291,7 +291,7 @@ def test_sockets_are_what_is_listed(arguments: tuple[int, int, int], allowed: bo
 
 
 def test_without_any_network_rule_only_unix_sockets_are_made() -> None:
-    plan = floor.syscall_plan(sockets_for((), unix=True, netlink=True), listen=False)
+    plan = floor.syscall_plan(sockets_for((), unix=True, netlink=False), listen=False)
     assert refusal(plan, "socket", 1, 1, 0) is None
     for family in (2, 10, 16):
         assert refusal(plan, "socket", family, 1, 0) is SyscallVerdict.EAFNOSUPPORT

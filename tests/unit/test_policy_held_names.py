@@ -20,8 +20,8 @@ from tests.support.profiles import compiled, profile
 CONNECT = NUMBERS["connect"]
 
 
-def plan(write: list[str], unix: list[str], **more: bool) -> Plan:
-    return compiled([profile(files={"write": write}, network={"unix": unix})], **more)
+def plan(write: list[str], unix: list[str], *, observe: bool = False) -> Plan:
+    return compiled([profile(files={"write": write}, network={"unix": unix})], observe=observe)
 
 
 def held(made: Plan) -> dict[str, bool]:

@@ -75,10 +75,10 @@ def test_nothing_is_said_of_a_plain_profile() -> None:
         ("network: {unix: [/run/dbus/system_bus_socket]}", "error", "network.unix", "outside"),
         ("network: {unix: [/tmp/ssh-a1/agent.7]}", "warning", "network.unix", "keys"),
         ("network: {unix: ['@/tmp/.X11-unix/X0']}", "warning", "network.unix", "types"),
-        ("files: {write: [/run/own/**]}\nnetwork: {unix: [/run/own/x]}", "warning",
-         "network.unix", "can be replaced"),
-        ("files: {write: [/var/run/**]}\nnetwork: {unix: [/run/own/x]}", "warning",
-         "network.unix", "can be replaced"),
+        ("files: {write: [/run/own/**]}\nnetwork: {unix: [/run/own/x]}", "note",
+         "network.unix", "waits for the gate"),
+        ("files: {write: [/var/run/**]}\nnetwork: {unix: [/run/own/x]}", "note",
+         "network.unix", "waits for the gate"),
         ("network: {connect: ['any:443']}", "warning", "network.connect", "no host"),
         ("network: {connect: ['0.0.0.0/1:443']}", "warning", "network.connect", "millions"),
         ("network: {connect: ['169.254.169.254:80']}", "error", "network.connect", "credential"),
@@ -145,7 +145,7 @@ def test_a_socket_that_the_extended_profile_keeps_in_place() -> None:
     for outer, warned in (("files: {write: [/s/**]}", True), ("files: {read: [/s/**]}", False)):
         both = f"{outer}\nnetwork: {{unix: [/s/x]}}"
         messages = [each.message for each in findings(both, inner) if each.key == "network.unix"]
-        assert any("replaced" in message for message in messages) is warned
+        assert any("waits for the gate" in message for message in messages) is warned
 
 
 def test_missing_paths_are_noted_where_they_are_ones_own() -> None:

@@ -11,7 +11,7 @@ import pytest
 from monitor.profile import placed
 from monitor.profile.catalog import Catalog
 from monitor.profile.lint import lint
-from monitor.profile.model import Profile
+from monitor.profile.model import NetworkSection, Profile
 from monitor.profile.network import parse
 from monitor.profile.resolve import resolve
 from monitor.profile.variables import Variables
@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (ROOT / "profiles", ROOT / "bench" / "profiles")
 CATALOG = Catalog(FOLDERS)
 SHIPPED = Catalog(FOLDERS[:1]).names()
+SOCKETS = [name for name in SHIPPED if name.startswith("socket-")]
+AGENTS = [name for name in SHIPPED if name not in SOCKETS]
 VARIABLES = Variables("/home/u/w", "/home/u", "s", 1000)
 
 # What is meant as it stands, and said so in the profile.
@@ -46,7 +48,40 @@ def allows(name: str, kind: str, path: str) -> bool:
 
 
 def test_what_ships() -> None:
-    assert SHIPPED == ["base", "ci-agent", "coding-agent", "readonly-auditor", "research-agent"]
+    assert AGENTS == ["base", "ci-agent", "coding-agent", "readonly-auditor", "research-agent"]
+    assert [name.removeprefix("socket-") for name in SOCKETS] == [
+        "containerd", "dbus-system", "dbus-user", "docker", "gpg-agent", "incus", "libvirt",
+        "names", "podman", "snapd", "ssh-agent", "systemd", "tmux", "wayland", "x11",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOCKETS)
+def test_each_socket_is_told_of_and_nothing_else_is_opened(name: str) -> None:
+    whole = effective(name)
+    assert whole.network is not None
+    findings = lint((whole,), VARIABLES, exists=lambda path: True, is_folder=lambda path: False)
+    told = {finding.message.split(" ", 1)[0] for finding in findings}
+    assert told == {rule.path for rule in whole.network.unix}
+    assert {finding.level for finding in findings} == {"warning"}
+    opened = whole.model_dump(exclude={"name", "description", "network", "environment", "files"})
+    assert opened == Profile(name=name).model_dump(
+        exclude={"name", "description", "network", "environment", "files"}
+    )
+    rest = whole.network.model_dump(exclude={"unix"})
+    assert rest == NetworkSection().model_dump(exclude={"unix"})
+    allowed = placed.rules(whole, VARIABLES)
+    assert {rule.path for rule in allowed.read} <= {"/home/u/.Xauthority"}
+    assert not allowed.write
+    assert not allowed.execute
+
+
+@pytest.mark.parametrize("name", SOCKETS)
+def test_a_listed_socket_opens_by_including_its_profile(name: str) -> None:
+    path = effective(name).network.unix[0].path  # type: ignore[union-attr]
+    own = Profile(name="own", include=("base", name))
+    (whole,) = resolve(own, CATALOG.load)
+    assert whole.network is not None
+    assert path in {rule.path for rule in whole.network.unix}
 
 
 @pytest.mark.parametrize("name", CATALOG.names())
@@ -56,7 +91,7 @@ def test_loads_and_resolves(name: str) -> None:
     assert whole.run_as == "user"
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", AGENTS)
 def test_lint_finds_only_what_is_meant(name: str) -> None:
     findings = lint(
         (effective(name),), VARIABLES, exists=lambda path: True, is_folder=lambda path: False
@@ -105,7 +140,7 @@ def test_nobody_writes_what_others_run(name: str, path: str) -> None:
     assert not allows(name, "write", path)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", AGENTS)
 def test_no_sockets_no_listening_no_wide_environment(name: str) -> None:
     whole = effective(name)
     if whole.network is not None:

@@ -26,7 +26,7 @@ from monitor.daemon.view.run import NOTHING_RUNS, RUN_FOLDERS, hide_run
 from monitor.daemon.view.ssh import Copies
 from monitor.daemon.view.targets import Search
 from monitor.daemon.view.terminals import new_terminals, own_terminals
-from monitor.kernel import mounts
+from monitor.kernel import mounts, unixdiag
 from monitor.kernel.libc import CLONE_NEWNS, setns
 from monitor.kernel.mounts import open_plain
 from monitor.policy.patterns import is_within
@@ -71,6 +71,10 @@ def build(namespace: int, request: ViewRequest) -> Report:
         # namespace counts for them; hence before entering.
         copies = Copies.read() if identity.user_namespace else Copies()
         proc = terminals = None
+        bound: set[bytes] = set()
+        if request.hide_sockets:
+            with step("list unix sockets:"):
+                bound = unixdiag.paths()
         with step("make a file system of the view:"):
             room = keep(new_room(copies, identity))
             if request.own_proc:
@@ -100,6 +104,8 @@ def build(namespace: int, request: ViewRequest) -> Report:
                 others = own_terminals(root, terminals, reach)
         with step("find what the masks match:"):
             targets = _targets(request, reach, report)
+            for path in _unlisted_sockets(request, bound):
+                targets.setdefault(path, set()).add(MaskKind.HIDE)
         for path in others:
             targets.setdefault(path, set()).add(MaskKind.HIDE)
         # Attached for a moment: only what is in a namespace can be mounted again elsewhere. Over
@@ -163,6 +169,18 @@ def _foreign_sockets(request: ViewRequest, reach: Reach) -> Iterator[str]:
         with suppress(OSError):
             owner = os.stat(path, follow_symlinks=False).st_uid  # noqa: PTH116
             if owner in (0, request.identity.uid):
+                yield path
+
+
+def _unlisted_sockets(request: ViewRequest, bound: set[bytes]) -> Iterator[str]:
+    """Sockets outside the hidden folders that servers have bound and that no rule lists."""
+    listed = {os.path.realpath(path) for path in request.sockets}
+    for name in sorted(bound):
+        path = os.path.realpath(os.fsdecode(name))
+        if path in listed or any(is_within(path, folder) for folder in RUN_FOLDERS):
+            continue
+        with suppress(OSError):
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
                 yield path
 
 

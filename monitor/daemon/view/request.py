@@ -39,6 +39,7 @@ class ViewRequest:
     read_only_rest: bool
     sockets: tuple[str, ...]
     mask_limit: int
+    hide_sockets: bool = False
 
     @classmethod
     def of(cls, plan: Plan, identity: Identity) -> ViewRequest:
@@ -59,6 +60,7 @@ class ViewRequest:
             read_only_rest=plan.view.read_only_rest,
             sockets=_sockets(plan, plan.view),
             mask_limit=plan.view.mask_limit,
+            hide_sockets=plan.view.hide_sockets,
         )
 
     def to_json(self) -> bytes:
@@ -79,6 +81,7 @@ class ViewRequest:
             read_only_rest=fields["read_only_rest"],
             sockets=tuple(fields["sockets"]),
             mask_limit=fields["mask_limit"],
+            hide_sockets=fields["hide_sockets"],
         )
 
 
