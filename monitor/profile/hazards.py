@@ -25,22 +25,28 @@ _ROOT = "whoever may talk to it is root on this host"
 _OUTSIDE = "it starts programs outside the session"
 _KEYS = "it signs and decrypts with the user's keys"
 _SCREEN = "it sees and types what the user does"
+_NAMES = "it looks names up: data leaves in the names"
 
-# Unix sockets; `*` matches within one name.
+# Unix sockets; `*` matches within one name. Those of shipped profiles are among them.
 SOCKETS = (
     Hazard("error", "/run/docker.sock", _ROOT),
     Hazard("error", "/run/podman/podman.sock", _ROOT),
     Hazard("error", "/run/user/*/podman/podman.sock", _OUTSIDE),
     Hazard("error", "/run/user/*/docker.sock", _OUTSIDE),
     Hazard("error", "{home}/.docker/run/docker.sock", _OUTSIDE),
-    Hazard("error", "/run/containerd/containerd.sock", _ROOT),
+    Hazard("error", "/run/containerd/*", _ROOT),
     Hazard("error", "/run/crio/crio.sock", _ROOT),
     Hazard("error", "/run/buildkit/buildkitd.sock", _ROOT),
+    Hazard("error", "/run/user/*/buildkit/buildkitd.sock", _OUTSIDE),
     Hazard("error", "/run/libvirt/*", _ROOT),
+    Hazard("error", "/run/user/*/libvirt/*", _OUTSIDE),
     Hazard("error", "/var/lib/lxd/unix.socket", _ROOT),
+    Hazard("error", "/var/snap/lxd/common/lxd/unix.socket", _ROOT),
     Hazard("error", "/var/lib/incus/unix.socket", _ROOT),
+    Hazard("error", "/run/incus/unix.socket", _ROOT),
     Hazard("error", "/run/lxd.socket", _ROOT),
     Hazard("error", "/run/snapd.socket", _ROOT),
+    Hazard("error", "/run/snapd-snap.socket", _ROOT),
     Hazard("error", "/run/systemd/private", _OUTSIDE),
     Hazard("error", "/run/user/*/systemd/private", _OUTSIDE),
     Hazard("error", "/run/user/*/bus", _OUTSIDE),
@@ -50,14 +56,20 @@ SOCKETS = (
     Hazard("error", "/run/ri/*", "it is the monitor's own"),
     Hazard("warning", "/tmp/ssh-*/*", _KEYS),
     Hazard("warning", "{home}/.ssh/*", _KEYS),
+    Hazard("warning", "/run/user/*/openssh_agent", _KEYS),
+    Hazard("warning", "/run/user/*/ssh-agent.socket", _KEYS),
+    Hazard("warning", "/run/user/*/gcr/*", _KEYS),
     Hazard("warning", "/run/user/*/gnupg/*", _KEYS),
     Hazard("warning", "{home}/.gnupg/*", _KEYS),
     Hazard("warning", "/run/user/*/keyring/*", _KEYS),
     Hazard("warning", "/tmp/.X11-unix/*", _SCREEN),
     Hazard("warning", "@/tmp/.X11-unix/*", _SCREEN),
     Hazard("warning", "/run/user/*/wayland-*", _SCREEN),
-    Hazard("warning", "/run/nscd/socket", "it looks names up: data leaves in the names"),
-    Hazard("warning", "/run/systemd/resolve/*", "it looks names up: data leaves in the names"),
+    Hazard("warning", "/run/user/*/pipewire-*", "it hears and sees what the user does"),
+    Hazard("warning", "/run/user/*/pulse/native", "it hears what the user says"),
+    Hazard("warning", "/run/nscd/socket", _NAMES),
+    Hazard("warning", "/run/systemd/resolve/*", _NAMES),
+    Hazard("warning", "/run/avahi-daemon/socket", _NAMES),
 )
 
 _USERS = "it runs outside the session, with all of the user's rights"
