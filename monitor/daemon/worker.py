@@ -128,9 +128,9 @@ class Worker:
         self.context.labels.adopt()
         self.context.gates.adopt(kept)
         self.context.gates.start()
+        self.context.names.adopt(kept)
         self._spawn(self.context.sessions.revocation.resume())
         self._spawn(self.context.sessions.reload.resume())
-        self.context.names.adopt(kept)
         launcher = Launching(self.context)
         await packets
         await self.context.packets.adopt()
@@ -216,11 +216,11 @@ class Worker:
         context.sessions.reload.tick()
         context.packets.tick()
         context.asks.tick()
+        context.names.tick()
         context.registry.save()
         problem = context.recording.problem or context.registry.problem
         self._say(
             f"{len(context.registry.live())} sessions"
-        context.names.tick()
             + (f"; the audit log or state cannot be written: {problem}" if problem else "")
         )
 
@@ -244,12 +244,12 @@ class Worker:
             self.config.alive.unlink(missing_ok=True)
         self.context.asks.tick()
         self.context.gates.stop()
+        self.context.names.stop()
         await self.context.packets.stop()
         await api.close()
         self.context.asks.close()
         log.close()
         for task in self._tasks:
-        self.context.names.stop()
             task.remove_done_callback(self._done)
             task.cancel()
         self.context.recording.drain()
