@@ -90,6 +90,25 @@ CALLS = (
         OBSERVE,
         unrecorded=HIDDEN,
     ),
+    # Of its own faults only, as any user may.
+    Case(
+        32,
+        "userfaultfd",
+        "OpenShell, sandlock deny lists",
+        ("call.py", "323", "1"),
+        "EPERM",
+        "syscall",
+        BARE,
+    ),
+    Case(
+        39,
+        "a listener of its own",
+        MEASURED,
+        ("own_listener.py",),
+        "EPERM",
+        "syscall",
+        BARE,
+    ),
     Case(
         33,
         "unshare",

@@ -12,7 +12,7 @@ MEASURED = "measured on Linux 6.18"
 KILLED = "killed"
 # Why some refusals leave no record.
 HIDDEN = "the view shows no such process: nothing was refused"
-PROFILE, STRICT, TREES = "bypass", "bypass-strict", "bypass-trees"
+PROFILE, STRICT, TREES, EMPTY = "bypass", "bypass-strict", "bypass-trees", "bypass-empty"
 
 
 class Control(Enum):

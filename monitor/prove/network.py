@@ -3,9 +3,55 @@
 
 from __future__ import annotations
 
-from monitor.prove.case import BARE, MEASURED, OBSERVE, ROOT, Case
+from monitor.prove.case import BARE, EMPTY, MEASURED, OBSERVE, ROOT, Case
 
 NETWORK = (
+    Case(
+        4,
+        "the daemon's own socket",
+        "ona.com: agents that switch their sandbox off",
+        ("connect_path.py", "{daemon}"),
+        "EPERM",
+        "net.unix",
+        OBSERVE,
+    ),
+    Case(
+        5,
+        "no rule at all",
+        "CVE-2025-66479: an empty list allowed everything",
+        ("connect_tcp.py", "127.0.0.1", "{port}"),
+        "EAFNOSUPPORT",
+        "net.socket",
+        BARE,
+        profile=EMPTY,
+    ),
+    Case(
+        7,
+        "look-up past the resolver",
+        "srt#88; CVE-2025-55284",
+        ("send_udp.py", "127.0.0.53", "53"),
+        "EPERM",
+        "net.send",
+        OBSERVE,
+    ),
+    Case(
+        24,
+        "another address on a listed port",
+        "nono PR#1631",
+        ("connect_tcp.py", "127.0.0.2", "{port}"),
+        "EPERM",
+        "net.connect",
+        OBSERVE,
+    ),
+    Case(
+        48,
+        "a port for peers to connect to",
+        "[reasoned]",
+        ("bind_port.py", "127.0.0.1"),
+        "EPERM",
+        "net.bind",
+        OBSERVE,
+    ),
     Case(
         18,
         "abstract unix socket",

@@ -21,13 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monitor.kernel.cgroup import unified_mount
-from monitor.prove.case import PROFILE, STRICT, TREES
+from monitor.prove.case import EMPTY, PROFILE, STRICT, TREES
 
 PROGRAMS = Path(__file__).parent / "programs"
 PREFIX = "ri-prove-"
 # Not /tmp, which many hosts mount without setuid, and so would show less.
 PARENT = Path("/var/tmp")  # noqa: S108 - a folder of its own is made in it
 TRIES = 20
+ADDRESSES = (
+    (socket.AF_INET, "127.0.0.1"),
+    (socket.AF_INET, "127.0.0.2"),
+    (socket.AF_INET6, "::1"),
+)
 NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 TEXTS = {
     PROFILE: """\
@@ -51,6 +56,11 @@ files:
   read_only: ["{workspace}/.git/hooks", "{workspace}/.git/config"]
 """,
 }
+TEXTS[EMPTY] = """\
+include: [base]
+files:
+  read: ["{workspace}/**"]
+"""
 TEXTS[STRICT] = TEXTS[PROFILE] + "syscalls: {preset: strict}\n"
 
 
@@ -151,7 +161,7 @@ def furnish(stack: ExitStack, folder: Path, uid: int, gid: int, daemon: Path) ->
 
 
 def _listeners(stack: ExitStack) -> tuple[int, int]:
-    """Two ports on which TCP and UDP are served on both loopback addresses."""
+    """Two ports on which TCP and UDP are served on all of ADDRESSES."""
     return _serve(stack), _serve(stack)
 
 
@@ -166,12 +176,12 @@ def _serve(stack: ExitStack) -> int:
                 continue
             stack.push(servers.pop_all())
             return port
-    raise OSError(errno.EADDRINUSE, "no port is free for TCP and UDP on both loopback addresses")
+    raise OSError(errno.EADDRINUSE, "no port is free for TCP and UDP on all loopback addresses")
 
 
 def _bind_all(stack: ExitStack) -> int:
     port = 0
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+    for family, address in ADDRESSES:
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
             try:
                 server = stack.enter_context(socket.socket(family, kind))

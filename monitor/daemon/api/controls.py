@@ -41,6 +41,7 @@ def every(context: Context, host: HostFacts, links: Links) -> tuple[Control, ...
         *_waiting(context),
         *_live(features, links),
         *_packets(context),
+        *_names(context, links),
         *_lsm(host, links),
         *_records(context, links),
     )
@@ -181,6 +182,20 @@ def _packets(context: Context) -> list[Control]:
             "what leaves and reaches the sockets of a session, under the cgroup programs",
             context.packets.problem,
             "Linux 5.13",
+        )
+    ]
+
+
+def _names(context: Context, links: Links) -> list[Control]:
+    return [
+        Control(
+            "names",
+            "resolver, cgroup-BPF",
+            not context.names.problem and "ri_connect4" in links,
+            "look-ups are answered by the daemon's resolver, for names that a rule lists",
+            context.names.problem or "the probes are not in place: restart the daemon",
+            "Linux 5.8",
+            links.get("ri_connect4"),
         )
     ]
 

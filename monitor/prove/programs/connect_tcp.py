@@ -7,7 +7,12 @@ import sys
 from attempt import attempt
 
 address, port = sys.argv[1], int(sys.argv[2])
-family = socket.AF_INET6 if ":" in address else socket.AF_INET
-with socket.socket(family) as client:
-    client.settimeout(5)
-    attempt(lambda: client.connect((address, port)))
+
+
+def connect() -> None:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as client:
+        client.settimeout(5)
+        client.connect((address, port))
+
+
+attempt(connect)
