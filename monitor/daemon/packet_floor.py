@@ -44,11 +44,15 @@ NAME = "packets"  # as the control is called in launch records
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a session's rules follow from. `policies`, `earned`: kernel ids, one policy each."""
+    """What a session's rules follow from. Kernel ids stand for one policy each.
+
+    `above` are those of the sessions above, whose rules have a say in which ports a name is for.
+    """
 
     shut: bool
     observe: bool
     policies: tuple[int, ...]
+    above: tuple[int, ...]
     earned: frozenset[int]
 
 
@@ -165,11 +169,12 @@ class PacketFloor:
             return
         # A packet passes the rules of the sessions above as well.
         registry = self.context.registry
-        names = [session, *(each.id for each in registry.above(registry.get(session)))]
+        above = [each.id for each in registry.above(registry.get(session))]
 
         def add() -> None:
-            for name in names:
-                self._table().add_elements(name, elements)
+            self._table().add_elements(session, elements)
+            for name in above:
+                self._table().add_elements(name, elements, widely=True)
 
         await self._do(add)
 
@@ -309,6 +314,7 @@ class PacketFloor:
             shut=shut,
             observe=session.plan.observe,
             policies=session.policies,
+            above=session.above,
             earned=frozenset(self.context.tables.earned(labels)) if labels else frozenset(),
         )
 
@@ -316,6 +322,8 @@ class PacketFloor:
         try:
             await self._do(lambda: self._apply(session, wanted))
             await self.approved(session)
+            # The table may have been made anew.
+            await self.allow(session.id, self.context.names.elements(session.id))
             self._failing.pop(session.id, None)
         except (OSError, ValueError, UnknownSession) as error:
             if self._applied.get(session.id) == wanted:
@@ -343,8 +351,15 @@ class PacketFloor:
             for number, label in zip(session.labels, labels, strict=True)
             if label.policy is not None and number in wanted.earned
         ]
-        links = session.plan.policies
-        return policy_packets.rules([*links, *more], exposed=[each.expose for each in links])
+        links, every = session.plan.policies, self.context.registry.whole(session).plan.policies
+        rules = policy_packets.rules(
+            [*links, *more],
+            spans=policy_packets.name_spans(every),
+            exposed=[each.expose for each in links],
+        )
+        if session.parent is None and not any(each.names for each in links):
+            return rules
+        return policy_packets.reaching(rules, self.resolver)
 
     def _table(self) -> Packets:
         if self._packets is None:
@@ -374,7 +389,6 @@ def _holds(instance: str) -> bool:
     beside = f"{instance}.check"
     packets = Packets(beside)
     root = Cgroup(instance_root(beside))
-    root.create()
     try:
         packets.prepare()
         return check.holds(beside)
@@ -382,4 +396,5 @@ def _holds(instance: str) -> bool:
         with contextlib.suppress(OSError):
             packets.drop()
         packets.close()
-        root.remove()
+        with contextlib.suppress(OSError):
+            root.remove()

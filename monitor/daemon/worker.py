@@ -100,8 +100,8 @@ class Worker:
         self.context.labels = Labels(self.context)
         self.context.budgets = Budgets(self.context)
         self.context.gates = Gates(self.context)
-        self.context.packets = PacketFloor(self.context)
         self.context.names = Names(self.context)
+        self.context.packets = PacketFloor(self.context)
         try:
             self.context.asks = Asks(self.context)
         except sqlite3.Error as error:

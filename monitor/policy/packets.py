@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from monitor.policy.action import IPAddress, Verdict
 from monitor.policy.plan import NetPrefix, Policy
@@ -107,6 +107,24 @@ def rules(
         exposed=_intervals(reached),
         spans=disjoint(spans),
     )
+
+
+def name_spans(policies: Iterable[Policy]) -> Iterator[Span]:
+    """The ports that names are listed for."""
+    for policy in policies:
+        for rule in policy.names:
+            for low, high in rule.ports:
+                yield Span(rule.protocol, low, high)
+
+
+def reaching(rules: PacketRules, more: Iterable[Interval]) -> PacketRules:
+    """`rules` with a few single destinations more."""
+    new = (
+        each
+        for each in more
+        if not any(known.holds(each.first, each.protocol, each.low) for known in rules.send)
+    )
+    return replace(rules, send=tuple(sorted((*rules.send, *new), key=_sorted_by)))
 
 
 def disjoint(spans: Iterable[Span]) -> tuple[Span, ...]:

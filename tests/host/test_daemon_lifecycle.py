@@ -97,7 +97,7 @@ def test_a_session_is_shown_while_it_runs_and_recorded_when_it_ended(
     assert not cgroup.exists()
     end = ended(daemon, session["id"])
     assert [step["name"] for step in end["details"]["steps"]] == [
-        "deny", "freeze", "cut", "kill", "cut", "records", "rules", "cgroup",
+        "deny", "freeze", "cut", "kill", "cut", "records", "rules", "packets", "cgroup",
     ]  # fmt: skip
     assert all(step["milliseconds"] >= 0 for step in end["details"]["steps"])
     assert end["details"]["lost"] == 0

@@ -174,13 +174,17 @@ def _can_wait() -> bool:
 
 
 def _packets(context: Context) -> list[Control]:
+    held = context.packets
+    repaired = f"; put in place again {held.repairs} times" if held.repairs else ""
     return [
         Control(
             "packets",
             "nftables",
-            not context.packets.problem,
-            "what leaves and reaches the sockets of a session, under the cgroup programs",
-            context.packets.problem,
+            not held.problem,
+            "what leaves and reaches the sockets of a session, under the cgroup programs; from"
+            f" other hosts by network.expose only{repaired}",
+            f"{held.problem}; sessions go without, as their launch records say: install"
+            " python3-nftables, boot a kernel with CONFIG_NFT_SOCKET",
             "Linux 5.13",
         )
     ]

@@ -71,8 +71,10 @@ def _notes(context: Context, host: facts.HostFacts, links: Links) -> list[str]:
         )
     notes.append(
         "refusals without a record: calls of other architectures (the process is killed, and its"
-        " exit recorded), calls newer than this release (ENOSYS), inbound packets"
+        " exit recorded), calls newer than this release (ENOSYS)"
     )
+    if context.packets.records.problem and not context.packets.problem:
+        notes.append(f"refused packets leave no record: {context.packets.records.problem}")
     if not context.features.unix_hooks:
         notes.append("refused connections to unix sockets leave no record before Linux 6.7")
     if context.recording.lost:

@@ -145,13 +145,15 @@ class Packets:
             with contextlib.suppress(FileNotFoundError):
                 self._sweep()
 
-    def add_elements(self, session: str, elements: Iterable[Element]) -> None:
+    def add_elements(
+        self, session: str, elements: Iterable[Element], *, widely: bool = False
+    ) -> None:
         """Let a session reach more; for one that is there, its time begins anew.
 
-        ValueError: several ports that are no union of the session's spans. ENOSPC: there are
-        65,536 already.
+        `widely`: all ports of each span that an element has any of. ValueError: several ports that
+        are no union of the session's spans. ENOSPC: there are 65,536 already.
         """
-        self._change(session, elements, adding=True)
+        self._change(session, elements, adding=True, widely=widely)
 
     def remove_elements(self, session: str, elements: Iterable[Element]) -> None:
         """Take back what was added; what is gone already is passed over."""
@@ -251,12 +253,14 @@ class Packets:
             raise FileNotFoundError(errno.ENOENT, f"session {session} has no network rules")
         return placed
 
-    def _change(self, session: str, elements: Iterable[Element], *, adding: bool) -> None:
+    def _change(
+        self, session: str, elements: Iterable[Element], *, adding: bool, widely: bool = False
+    ) -> None:
         self._placed_of(session)
         sets: dict[str, dict[bytes, int | None]] = {}
         for each in elements:
             timeout = None if each.seconds is None else max(each.seconds, 1) * 1000
-            for name, key in self._keys(session, each):
+            for name, key in self._keys(session, each, widely):
                 sets.setdefault(name, {})[key] = timeout
         changes: list[nfnetlink.Message] = []
         for name, keys in sets.items():
@@ -268,7 +272,7 @@ class Packets:
                 changes += nfnetlink.add_elements(self._table, name, list(keys.items()))
         self._netlink.apply(changes)
 
-    def _keys(self, session: str, element: Element) -> Iterable[tuple[str, bytes]]:
+    def _keys(self, session: str, element: Element, widely: bool) -> Iterable[tuple[str, bytes]]:
         family = element.address.version
         if element.low == element.high:
             yield named_name(family, session), _end_key(element)
@@ -277,10 +281,14 @@ class Packets:
             span
             for span in self._spans.get(session, ())
             if span.protocol == element.protocol
-            and element.low <= span.low
-            and span.high <= element.high
+            and span.low <= element.high
+            and element.low <= span.high
+            and (widely or (element.low <= span.low and span.high <= element.high))
         ]
-        if sum(span.high - span.low + 1 for span in spans) != element.high - element.low + 1:
+        if (
+            not widely
+            and sum(span.high - span.low + 1 for span in spans) != element.high - element.low + 1
+        ):
             raise ValueError(
                 f"ports {element.low}-{element.high} are none that session {session} has spans for"
             )
