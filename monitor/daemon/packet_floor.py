@@ -169,10 +169,12 @@ class PacketFloor:
             return
         # A packet passes the rules of the sessions above as well.
         registry = self.context.registry
-        above = [each.id for each in registry.above(registry.get(session))]
+        own = registry.get(session)
+        above = [each.id for each in registry.above(own) if not each.plan.observe]
 
         def add() -> None:
-            self._table().add_elements(session, elements)
+            if not own.plan.observe:  # the rules of those that are hold nothing back
+                self._table().add_elements(session, elements)
             for name in above:
                 self._table().add_elements(name, elements, widely=True)
 
