@@ -48,6 +48,7 @@ class Addresses:
         self.looked = 0.0  # when its sockets were last looked at
         self._naming = naming
         self._seen: dict[IPAddress, str] = {}
+        self._taken: set[IPAddress] = set()  # by changes of its rules
 
     # -- its rules -----------------------------------------------------------------------------
 
@@ -138,7 +139,9 @@ class Addresses:
     def judge_again(self, own: Iterable[Network]) -> list[Element]:
         """After its rules have changed: rows narrow, and none is added."""
         networks = tuple(own)
+        before = {row.address for row in self.book.rows()}
         rows = self.book.judge_again(self.tables, lambda address: _public(address, networks))
+        self._taken |= before - {row.address for row in self.book.rows()}
         self._tell(self._naming.told(self.cgroup))
         return self._write(rows)
 
@@ -165,12 +168,12 @@ class Addresses:
         """Whether neither names nor rules let it be open; `labels`: those that it has, by index."""
         if not each.remote.port or self._plan.observe:
             return False
-        entries = {row.address: row.spans for row in self.book.rows()}
-        if each.remote.address not in entries:
-            return False
+        spans = self.book.spans(each.remote.address)
+        if not spans and each.remote.address not in self._taken:
+            return False  # no name ever came to it
         by_name = not labels and any(
             span.protocol == each.protocol and span.first <= each.remote.port <= span.last
-            for span in entries[each.remote.address]
+            for span in spans
         )
         return not by_name and not self._by_rules(each, labels)
 

@@ -141,6 +141,11 @@ class Book:
         """All there is, as for a kernel that knows nothing."""
         return [Row(address, entry.spans) for address, entry in self._entries.items()]
 
+    def spans(self, address: Address) -> tuple[Span, ...]:
+        """What is allowed at an address."""
+        entry = self._entries.get(address)
+        return () if entry is None else entry.spans
+
     def names(self, address: Address) -> tuple[str, ...]:
         """What an address was told for, the latest first."""
         entry = self._entries.get(address)

@@ -55,10 +55,9 @@ class World:
         assert done.returncode == 0, done.stderr + self.daemon.log_text()
         return json.loads(done.stdout)
 
-    def records(self, **filters: str) -> list[dict[str, Any]]:
-        self.daemon.settled()
-        newest = last_session(self.daemon)["id"]
-        return self.daemon.records(session=newest, **filters)
+    def records(self, verb: str) -> list[dict[str, Any]]:
+        """Of the last session."""
+        return self.daemon.records(session=last_session(self.daemon)["id"], verb=verb)
 
 
 PRELUDE = """
@@ -107,8 +106,8 @@ def world(user: User) -> Iterator[World]:
     yield World(daemon, upstream, listener.port)
     daemon.clean()
     upstream.close()
-    for each in (listener, *others):
-        each.sock.close()
+    for other in (listener, *others):
+        other.sock.close()
 
 
 PROFILES = {
@@ -205,8 +204,11 @@ class Agent:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def end(self) -> str:
-        return self.process.communicate(timeout=30)[1]
+    def __enter__(self) -> Agent:
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        self.process.communicate(timeout=30)
 
 
 def test_a_listed_name_is_connected_to_and_nothing_else(world: World) -> None:
@@ -370,7 +372,7 @@ network:
             connect("six.example.org", port)]))
         """
     )
-    command = world.daemon.exec_command("inner", ["/usr/bin/python3", "-c", text, world.port])
+    command = world.daemon.exec_command("inner", ["/usr/bin/python3", "-c", text, str(world.port)])
     done = world.daemon.exec("named", command, "--depth", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["connected", "gai -2", "gai -2"]
@@ -381,14 +383,13 @@ def test_a_label_takes_names_away(world: World, user: User) -> None:
     workspace.mkdir(exist_ok=True)
     (workspace / "secret").write_text("secret")
     subprocess.run(["chown", "-R", user.name, str(workspace)], check=True)
-    agent = Agent(world, "labelled", "--workspace", str(workspace))
-    assert agent.do("connect", "api.example.org", world.port) == "connected"
-    assert agent.do("read", workspace / "secret") == 6
-    wait_until(lambda: agent.do("send", 0) not in {1, "EAGAIN"}, 30)
-    assert agent.do("connect", LISTED, world.port) == "EPERM"
-    assert agent.do("look", "api.example.org") == "gai -3"
-    assert agent.do("connect", OTHER, world.port) == "connected"
-    agent.end()
+    with Agent(world, "labelled", "--workspace", str(workspace)) as agent:
+        assert agent.do("connect", "api.example.org", world.port) == "connected"
+        assert agent.do("read", workspace / "secret") == 6
+        wait_until(lambda: agent.do("send", 0) not in {1, "EAGAIN"}, 30)
+        assert agent.do("connect", LISTED, world.port) == "EPERM"
+        assert agent.do("look", "api.example.org") == "gai -3"
+        assert agent.do("connect", OTHER, world.port) == "connected"
 
 
 def test_a_change_of_profile_takes_a_name_away(world: World) -> None:
@@ -396,27 +397,21 @@ def test_a_change_of_profile_takes_a_name_away(world: World) -> None:
         "reloaded", textwrap.dedent(PROFILES["reloaded"]).replace("PORT", str(world.port))
     )
     world.daemon.rictl("reload")
-    agent = Agent(world, "reloaded")
-    assert agent.do("connect", "api.example.org", world.port) == "connected"
-    assert agent.do("connect", "other.example.net", world.port) == "connected"
-    world.daemon.profile(
-        "reloaded",
-        f"""
-include: [base]
-network:
-  connect:
-    - {{to: "api.example.org:{world.port}", private: true}}
-    - {{to: "public.example.org:443"}}
-""",
-    )
-    assert world.daemon.rictl("reload").returncode == 0
-    wait_until(lambda: agent.do("connect", OTHER, world.port) == "EPERM", 30)
-    assert agent.do("look", "other.example.net") == "gai -2"
-    assert agent.do("look", "public.example.org") == ["93.184.216.34"]
-    assert agent.do("send", 0) == 1
-    wait_until(lambda: agent.do("send", 1) != 1, 30)
-    assert agent.do("connect", LISTED, world.port) == "connected"
-    agent.end()
+    with Agent(world, "reloaded") as agent:
+        assert agent.do("connect", "api.example.org", world.port) == "connected"
+        assert agent.do("connect", "other.example.net", world.port) == "connected"
+        less = textwrap.dedent(PROFILES["reloaded"]).replace("PORT", str(world.port))
+        less = less.replace(
+            f'{{to: "other.example.net:{world.port}", private: true}}', "public.example.org:443"
+        )
+        world.daemon.profile("reloaded", less)
+        assert world.daemon.rictl("reload").returncode == 0
+        wait_until(lambda: agent.do("connect", OTHER, world.port) == "EPERM", 30)
+        assert agent.do("look", "other.example.net") == "gai -2"
+        assert agent.do("look", "public.example.org") == ["93.184.216.34"]
+        assert agent.do("send", 0) == 1
+        wait_until(lambda: agent.do("send", 1) != 1, 30)
+        assert agent.do("connect", LISTED, world.port) == "connected"
 
 
 def resolvers(daemon: Daemon) -> list[int]:
@@ -434,37 +429,33 @@ def resolvers(daemon: Daemon) -> list[int]:
 
 
 def test_a_resolver_that_is_killed_is_started_again(world: World) -> None:
-    agent = Agent(world, "named")
-    assert agent.do("connect", "api.example.org", world.port) == "connected"
-    [before] = resolvers(world.daemon)
-    os.kill(before, signal.SIGKILL)
-    # What was allowed stays; questions wait for the next one.
-    assert agent.do("connect", LISTED, world.port) == "connected"
-    assert agent.do("connect", "six.example.org", world.port) == "connected"
-    assert agent.do("look", "other.example.net") == "gai -2"
-    wait_until(lambda: resolvers(world.daemon) not in ([], [before]), 30)
-    agent.end()
+    with Agent(world, "named") as agent:
+        assert agent.do("connect", "api.example.org", world.port) == "connected"
+        [before] = resolvers(world.daemon)
+        os.kill(before, signal.SIGKILL)
+        # What was allowed stays; questions wait for the next one.
+        assert agent.do("connect", LISTED, world.port) == "connected"
+        assert agent.do("connect", "six.example.org", world.port) == "connected"
+        assert agent.do("look", "other.example.net") == "gai -2"
+        wait_until(lambda: resolvers(world.daemon) not in ([], [before]), 30)
 
 
 def test_a_worker_that_is_killed_leaves_what_was_allowed(world: World) -> None:
-    agent = Agent(world, "named")
-    assert agent.do("connect", "api.example.org", world.port) == "connected"
-    world.daemon.restart_worker()
-    assert agent.do("connect", LISTED, world.port) == "connected"
-    assert agent.do("connect", OTHER, world.port) == "EPERM"
-    assert agent.do("connect", "six.example.org", world.port) == "connected"
-    assert agent.do("send", 0) == 1
-    agent.end()
+    with Agent(world, "named") as agent:
+        assert agent.do("connect", "api.example.org", world.port) == "connected"
+        world.daemon.restart_worker()
+        assert agent.do("connect", LISTED, world.port) == "connected"
+        assert agent.do("connect", OTHER, world.port) == "EPERM"
+        assert agent.do("connect", "six.example.org", world.port) == "connected"
+        assert agent.do("send", 0) == 1
     newest = world.daemon.records(session=agent.session, verb="net.connect")
     # The next worker knows by which rule it was.
     assert any(each["object"] == f"api.example.org ({LISTED}):{world.port}/tcp" for each in newest)
 
 
 def test_nothing_is_left_of_sessions_that_ended(world: World) -> None:
-    agent = Agent(world, "named")
-    assert agent.do("connect", "api.example.org", world.port) == "connected"
-    agent.end()
+    with Agent(world, "named") as agent:
+        assert agent.do("connect", "api.example.org", world.port) == "connected"
     wait_until(lambda: agent.session not in {e["id"] for e in world.daemon.sessions()}, 30)
-    agent = Agent(world, "named")
-    assert agent.do("connect", LISTED, world.port) == "EPERM"
-    agent.end()
+    with Agent(world, "named") as agent:
+        assert agent.do("connect", LISTED, world.port) == "EPERM"
