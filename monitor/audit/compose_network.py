@@ -125,15 +125,22 @@ def _by_rules(
     """What the rules of a link refuse."""
     assert subject.plan is not None
     if decision is not None and decision.verdict is not Verdict.ALLOW:
-        return _Refusal(
-            decision.reason, rule or decision.rule, Mechanism.CGROUP_BPF, because(decision)
-        )
+        reason = decision.reason
+        if event.cause is DenyCause.UNLISTED and _looks_up(subject, event):
+            reason += ", and no name that it looked up came to this port there"
+        return _Refusal(reason, rule or decision.rule, Mechanism.CGROUP_BPF, because(decision))
     if event.cause is DenyCause.RULE:
         return _Refusal("a rule denies it", rule, Mechanism.CGROUP_BPF, {})
     profile = "the profile"
     if link is not None:
         profile = f"profile {subject.plan.policies[link].profile}"
     return _Refusal(f"{profile} does not list it", rule, Mechanism.CGROUP_BPF, {})
+
+
+def _looks_up(subject: Subject, event: NetEvent) -> bool:
+    assert subject.plan is not None
+    connecting = event.operation in {NetOperation.CONNECT, NetOperation.SEND}
+    return connecting and any(policy.names for policy in subject.plan.policies)
 
 
 def find_label(subject: Subject, event: LabelEvent) -> Finding:

@@ -31,6 +31,7 @@ class Figures:
     `undecoded`: records of the rings that could not be decoded or composed. `head_problem`,
     `audit_problem`: why the log's head, the log cannot be written ("": they can). `asks_held`: the
     actions that wait for `asks_waiting` asks; `asks_answered`: actions by (how, verdict).
+    `lookups`: questions by why they were not answered ("": they were).
     """
 
     version: str
@@ -46,6 +47,9 @@ class Figures:
     asks_waiting: int = 0
     asks_held: int = 0
     asks_answered: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    lookups: Mapping[str, int] = field(default_factory=dict)
+    named_addresses: int = 0
+    resolver_starts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,23 @@ def families(figures: Figures) -> Iterator[Family]:
             for (how, verdict), count in sorted(figures.asks_answered.items())
         ),
     )
+    yield Family(
+        "ri_lookups_total",
+        "counter",
+        "Names that sessions looked up, by what came of it.",
+        tuple(
+            ({"outcome": cause or "answered"}, count)
+            for cause, count in sorted(figures.lookups.items())
+        ),
+    )
+    yield one(
+        "ri_named_addresses", "gauge", "Addresses that are allowed by name now.",
+        figures.named_addresses,
+    )  # fmt: skip
+    yield one(
+        "ri_resolver_starts_total", "counter", "Resolver processes that were started.",
+        figures.resolver_starts,
+    )  # fmt: skip
     yield one("ri_audit_last_record", "gauge", "Id of the newest record.", figures.last_record)
     yield one("ri_audit_waiting", "gauge", "Records that wait to be written.", figures.waiting)
     yield one(

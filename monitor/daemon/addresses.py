@@ -104,6 +104,9 @@ class Addresses:
         """Let it connect to these; what packets are to be let pass for it. OSError, RowError."""
         if self._plan.observe:
             admissions = list(self._only_listed(admissions, own))
+        return self._admit(admissions)
+
+    def _admit(self, admissions: Sequence[Admission]) -> list[Element]:
         try:
             rows = self.book.admit(admissions, now())
             self._tell({each.address for each in admissions})
@@ -114,7 +117,7 @@ class Addresses:
 
     def admit_hosts(self, hosts: dict[str, tuple[IPAddress, ...]]) -> list[Element]:
         """Let it connect to what the host's own table says of names that it may look up."""
-        return self.admit(admitted(hosts, self.tables, HOSTS_SECONDS))
+        return self._admit(admitted(hosts, self.tables, HOSTS_SECONDS))
 
     def _only_listed(
         self, admissions: Sequence[Admission], own: Iterable[Network]

@@ -29,5 +29,8 @@ def text(context: Context) -> str:
             asks_waiting=len(context.asks),
             asks_held=context.asks.held,
             asks_answered=context.asks.answered,
+            lookups=context.names.resolutions.totals,
+            named_addresses=context.names.count,
+            resolver_starts=context.names.started,
         )
     )
