@@ -18,6 +18,7 @@ import pytest
 from tests.support.checkout import ROOT
 from tests.support.commands import Shell
 from tests.support.daemon import Daemon, User, wait_until
+from tests.support.dns import NameServer
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 RIGHTS = """\
@@ -109,6 +110,28 @@ def page(tmp_path: Path) -> Iterator[int]:
     yield port
     server.shutdown()
     server.server_close()
+
+
+def test_name_hosts(user: User, project: Path) -> None:
+    title = "Name hosts"
+    upstream = NameServer()
+    upstream.add("api.example.com", "A 93.184.216.34")
+    upstream.add("other.example.net", "A 93.184.216.35")
+    daemon = Daemon(user, {"resolver": {"upstream": [f"127.0.0.1:{upstream.port}"]}})
+    daemon.delegations.write_text(RIGHTS.replace("NAME", user.name))
+    try:
+        daemon.start()
+        profiles(daemon, title)
+        shell = Shell(daemon, user, project)
+        listed, other, log = [shell.type(line) for line, _keys in lines(title)]
+        assert "93.184.216.34" in listed.stdout, listed.stderr
+        assert other.returncode == 2
+        assert "other.example.net" in other.stderr
+        assert "api.example.com" in log.stdout
+        assert "deny" in log.stdout
+    finally:
+        daemon.clean()
+        upstream.close()
 
 
 def test_delegate_and_let_the_agent_delegate(daemon: Daemon, user: User, project: Path) -> None:
