@@ -16,7 +16,15 @@ from monitor.profile import durations
 from monitor.profile.document import DEEPEST, LARGEST_TEXT, MOST_NODES
 from monitor.profile.errors import Problem, ProfileError
 from monitor.profile.load import load, parse
-from monitor.profile.model import ExecRule, FilesSection, NetworkRule, PathRule, Profile, UnixRule
+from monitor.profile.model import (
+    ConnectRule,
+    ExecRule,
+    FilesSection,
+    NetworkRule,
+    PathRule,
+    Profile,
+    UnixRule,
+)
 
 WHOLE = """\
 name: whole
@@ -74,7 +82,7 @@ def test_reads_every_key_with_its_place() -> None:
         (5, 10),
         (5, 19),
     ]
-    rules: list[PathRule | NetworkRule | UnixRule | ExecRule] = [
+    rules: list[PathRule | ConnectRule | NetworkRule | UnixRule | ExecRule] = [
         *read, *profile.files.write, *profile.files.deny, *profile.files.read_only,
         *profile.network.connect, *profile.network.deny, *profile.network.unix,
         *profile.exec.deny,
