@@ -20,13 +20,14 @@ NFNL_SUBSYS_NFTABLES = 10
 NFPROTO_INET = 1
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
 # enum nf_tables_msg_types
-NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 4, 5
-NFT_MSG_DELRULE = 8
-NFT_MSG_GETSET, NFT_MSG_DELSET = 10, 11
+NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_DELCHAIN = 3, 4, 5
+NFT_MSG_NEWRULE, NFT_MSG_GETRULE, NFT_MSG_DELRULE = 6, 7, 8
+NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_DELSET = 9, 10, 11
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
-NFT_MSG_GETOBJ, NFT_MSG_DELOBJ = 19, 20
+NFT_MSG_NEWOBJ, NFT_MSG_GETOBJ, NFT_MSG_DELOBJ = 18, 19, 20
 # nlmsghdr
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE = 1, 4, 0x300, 0x400
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_APPEND = 1, 4, 0x300, 0x400, 0x800
+NLM_F_EXCL = 0x200
 NLM_F_DUMP_INTR = 0x10
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLA_F_NESTED = 0x8000
@@ -44,6 +45,14 @@ NFTA_EXPR_DATA = 2
 NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFT_JUMP = -3
+NFTA_RULE_EXPRESSIONS = 4
+NFTA_EXPR_NAME = 1
+# Of an expression that names a set, an object or a prefix: where the name is.
+NAMES = {"lookup": 1, "dynset": 1, "objref": 2, "log": 2}
+# What makes a set: flags, key's type and length, policy, description, timeout, interval of
+# collection, what list programs note, expressions.
+SET_ATTRIBUTES = (3, 4, 5, 8, 9, 11, 12, 13, 17, 18)
+NFTA_SET_ID = 10
 
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10  # linux/socket.h, uapi/linux/netlink.h
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
@@ -57,6 +66,22 @@ MOST_ELEMENTS = 500
 TRIES = 20
 
 Message = tuple[int, int, bytes]  # type, further flags, attributes
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A part of a rule, as the kernel keeps it."""
+
+    name: str
+    data: Mapping[int, bytes]
+
+    def renamed(self, names: Mapping[str, str]) -> Expression:
+        """With what it names, but for chains, called as `names` says."""
+        kind = NAMES.get(self.name)
+        if kind is None or kind not in self.data:
+            return self
+        name = names[name_of(self.data[kind])]
+        return Expression(self.name, {**self.data, kind: name.encode() + b"\0"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +100,7 @@ def attribute(kind: int, value: bytes) -> bytes:
     return ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
 
 
-def _nested(kind: int, *values: bytes) -> bytes:
+def nested(kind: int, *values: bytes) -> bytes:
     return attribute(kind | NLA_F_NESTED, b"".join(values))
 
 
@@ -139,14 +164,58 @@ def delete_elements(table: str, name: str, keys: Sequence[bytes]) -> list[Messag
 
 def add_jump(table: str, name: str, key: bytes, chain: str) -> list[Message]:
     """In a verdict map, lead from `key` to `chain`."""
-    verdict = _nested(
+    verdict = nested(
         NFTA_DATA_VERDICT,
         attribute(NFTA_VERDICT_CODE, struct.pack("!i", NFT_JUMP)),
         _text(NFTA_VERDICT_CHAIN, chain),
     )
     return _elements(
-        NFT_MSG_NEWSETELEM, table, name, [_key(key) + _nested(NFTA_SET_ELEM_DATA, verdict)]
+        NFT_MSG_NEWSETELEM, table, name, [_key(key) + nested(NFTA_SET_ELEM_DATA, verdict)]
     )
+
+
+def add_interval(table: str, name: str, first: bytes, last: bytes) -> list[Message]:
+    """An interval of concatenated fields."""
+    end = nested(NFTA_SET_ELEM_KEY_END, attribute(NFTA_DATA_VALUE, last))
+    return _elements(NFT_MSG_NEWSETELEM, table, name, [_key(first) + end])
+
+
+def add_chain(table: str, name: str) -> list[Message]:
+    """EEXIST where it is there."""
+    body = _text(TABLE, table) + _text(NFTA_CHAIN_NAME, name)
+    return [(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, body)]
+
+
+def add_rule(table: str, chain: str, expressions: Sequence[Expression]) -> list[Message]:
+    """Behind the chain's other rules."""
+    listed = [
+        nested(
+            NFTA_LIST_ELEM,
+            _text(NFTA_EXPR_NAME, each.name),
+            nested(NFTA_EXPR_DATA, *(attribute(*pair) for pair in each.data.items())),
+        )
+        for each in expressions
+    ]
+    body = _text(TABLE, table) + _text(NFTA_RULE_CHAIN, chain)
+    body += nested(NFTA_RULE_EXPRESSIONS, *listed)
+    return [(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, body)]
+
+
+def add_set(table: str, name: str, number: int, attributes_: Mapping[int, bytes]) -> list[Message]:
+    """Made of `attributes_`, as of Connection.sets; stays as it is where it is there.
+
+    `number` is the set's own within a transaction.
+    """
+    body = _text(TABLE, table) + _text(NFTA_SET_NAME, name)
+    body += b"".join(attribute(*pair) for pair in attributes_.items())
+    body += attribute(NFTA_SET_ID, number.to_bytes(4, "big"))
+    return [(NFT_MSG_NEWSET, NLM_F_CREATE, body)]
+
+
+def add_counter(table: str, name: str) -> list[Message]:
+    """Stays as it is where it is there."""
+    body = _counter(table, name) + nested(NFTA_OBJ_DATA)
+    return [(NFT_MSG_NEWOBJ, NLM_F_CREATE, body)]
 
 
 def delete_chain(table: str, name: str) -> list[Message]:
@@ -167,15 +236,15 @@ def delete_counter(table: str, name: str) -> list[Message]:
 
 
 def _key(key: bytes) -> bytes:
-    return _nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
+    return nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, key))
 
 
 def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> list[Message]:
     inside = _text(TABLE, table) + _text(NFTA_SET_ELEM_LIST_SET, name)
     found: list[Message] = []
     for first in range(0, len(elements), MOST_ELEMENTS):
-        some = [_nested(NFTA_LIST_ELEM, each) for each in elements[first : first + MOST_ELEMENTS]]
-        found.append((kind, NLM_F_CREATE, inside + _nested(NFTA_SET_ELEM_LIST_ELEMENTS, *some)))
+        some = [nested(NFTA_LIST_ELEM, each) for each in elements[first : first + MOST_ELEMENTS]]
+        found.append((kind, NLM_F_CREATE, inside + nested(NFTA_SET_ELEM_LIST_ELEMENTS, *some)))
     return found
 
 
@@ -245,6 +314,26 @@ class Connection:
             if name_of(each[TABLE]) == table
         ]
 
+    def sets(self, table: str) -> list[tuple[str, dict[int, bytes]]]:
+        """The named sets of a table: (name, what makes it)."""
+        return [
+            (
+                name_of(each[NFTA_SET_NAME]),
+                {key: each[key] for key in SET_ATTRIBUTES if key in each},
+            )
+            for each in map(attributes, self._dump(NFT_MSG_GETSET, _text(TABLE, table)))
+            if name_of(each[TABLE]) == table
+        ]
+
+    def rules(self, table: str, chain: str) -> list[list[Expression]]:
+        """The rules of a chain."""
+        inside = _text(TABLE, table) + _text(NFTA_RULE_CHAIN, chain)
+        return [
+            [_expression(each) for each in _list(found[NFTA_RULE_EXPRESSIONS])]
+            for found in map(attributes, self._dump(NFT_MSG_GETRULE, inside))
+            if name_of(found[TABLE]) == table and name_of(found[NFTA_RULE_CHAIN]) == chain
+        ]
+
     def elements(self, table: str, name: str) -> list[Found]:
         """ENOENT where there is no such set."""
         inside = _text(TABLE, table) + _text(NFTA_SET_ELEM_LIST_SET, name)
@@ -308,6 +397,11 @@ class Connection:
             length, kind, flags, sequence, _port = HEADER.unpack_from(data, offset)
             yield kind, flags, sequence, data[offset + HEADER.size : offset + length]
             offset += (length + 3) & ~3
+
+
+def _expression(data: bytes) -> Expression:
+    found = attributes(data)
+    return Expression(name_of(found[NFTA_EXPR_NAME]), attributes(found.get(NFTA_EXPR_DATA, b"")))
 
 
 def _found(element: Mapping[int, bytes]) -> Found:

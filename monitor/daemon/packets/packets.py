@@ -22,7 +22,6 @@ from monitor.daemon.packets.chains import (
     DIRECTIONS,
     FAMILIES,
     VERSIONS,
-    Chains,
     counter_name,
     fixed_name,
     named_name,
@@ -31,6 +30,7 @@ from monitor.daemon.packets.chains import (
 )
 from monitor.daemon.packets.changes import Changes, cgroup_key
 from monitor.daemon.packets.facts import Count, Counters, Element, Placed, SessionFacts
+from monitor.daemon.packets.shapes import Shapes
 from monitor.kernel import nfnetlink
 from monitor.kernel.cgroup import instance_root
 from monitor.kernel.nfmonitor import Monitor
@@ -56,6 +56,7 @@ class Packets:
         self._level = 0
         self._changes = Changes(self._table, self._level)
         self.group = self._listened_to()
+        self._shapes = Shapes(self._nft, self._netlink, self._table, self.group)
         self._placed: dict[str, Placed] = {}
         self._spans: dict[str, tuple[Span, ...]] = {}
 
@@ -99,8 +100,8 @@ class Packets:
         if name in self._placed:
             raise FileExistsError(errno.EEXIST, f"session {name} has network rules already")
         placed = self._place(session, VERSIONS[0])
-        self._build(name, placed.version, rules)
-        self._netlink.apply(self._changes.entering(name, placed))
+        built = self._shapes.build(name, placed.version, rules)
+        self._netlink.apply([*built, *self._changes.entering(name, placed)])
         self._placed[name] = placed
         self._spans[name] = rules.spans
 
@@ -116,14 +117,15 @@ class Packets:
             self.install(session, rules)
             return
         placed = self._place(session, VERSIONS[1 - VERSIONS.index(old.version)])
+        gone = {*self._spans.get(name, ())} - {*rules.spans}
+        # Elements of an interval set are there a moment after the rest of their transaction.
         self._build(name, placed.version, rules)
         self._netlink.apply([*self._changes.leaving(old), *self._changes.entering(name, placed)])
-        self._placed[name] = placed
-        gone = {*self._spans.get(name, ())} - {*rules.spans}
-        self._spans[name] = rules.spans
         self._netlink.apply(
             self._changes.without(name, old.version) + self._changes.without_spans(name, gone)
         )
+        self._placed[name] = placed
+        self._spans[name] = rules.spans
 
     def remove(self, session: str) -> None:
         """Take a session's rules away; nothing where it has none.
@@ -240,12 +242,12 @@ class Packets:
         return Placed(version, session.cgroup.stat().st_ino, level)
 
     def _build(self, session: str, version: str, rules: PacketRules) -> None:
-        """Make a version that nothing leads to yet."""
-        chains = Chains(self._table, session, self.group)
-        known = self._spans.get(session)
-        if known is None or not {*rules.spans} <= {*known}:
-            self._nft.run(chains.lasting(rules))
-        self._nft.apply(chains.version(version, rules))
+        """Make a version that nothing leads to yet, whatever was left of it."""
+        made = self._shapes.build(session, version, rules)
+        try:
+            self._netlink.apply(made)
+        except FileExistsError:
+            self._netlink.apply([*self._changes.without(session, version), *made])
 
     def _placed_of(self, session: str) -> Placed:
         placed = self._placed.get(session)
