@@ -25,6 +25,7 @@ VERBS = {
     FileOperation.CHMOD: Verb.FILE_CHMOD,
     FileOperation.TRUNCATE: Verb.FILE_TRUNCATE,
     FileOperation.EXEC: Verb.PROC_EXEC,
+    FileOperation.RECEIVE: Verb.FILE_RECEIVE,
 }
 HOST_REASONS = {
     errno.EROFS: "the host's file system is read-only there (EROFS)",
@@ -34,6 +35,9 @@ HOST_REASONS = {
 # openat(2) with both bits of the access mode.
 OPEN_FOR_IOCTL = SyscallAction(NUMBERS["openat"], (0, 0, os.O_ACCMODE))
 _OPEN = FileOperation.OPEN
+# What is in no mount that anybody sees: sockets, pipes, memory.
+UNPLACED = "?/"
+PASSED = "it was passed in open, over a unix socket"
 _ALLOW = Verdict.ALLOW
 _EXECVE = NUMBERS["execve"]
 
@@ -49,6 +53,8 @@ def find(subject: Subject, event: FileEvent) -> Finding | None:
         verb = VERBS[operation]
     if event.errno:
         return _refused(subject, event, verb)
+    if operation is FileOperation.RECEIVE:
+        return _received(subject, event)
     return _done(subject, event, verb)
 
 
@@ -82,6 +88,25 @@ def _done(subject: Subject, event: FileEvent, verb: Verb) -> Finding:
     # Rules hold objects: one that got this name later, or has another one, is judged by those.
     reason = f"it happened, although by this name: {decision.reason}"
     return Finding(verb, what, _ALLOW, reason, "", Mechanism.NONE, details)
+
+
+def _received(subject: Subject, event: FileEvent) -> Finding:
+    """What came in open, which nobody decides on: said is what the rules think of it."""
+    details: dict[str, Any] = {"device": objects.device(event.device), "inode": event.inode}
+    if event.write:
+        details["write"] = True
+    what = event.path
+    if what.startswith(UNPLACED) and "/" not in what[len(UNPLACED) :]:
+        what = what[len(UNPLACED) :] or "pipe"
+        return Finding(Verb.FILE_RECEIVE, what, _ALLOW, PASSED, "", Mechanism.NONE, details)
+    decision = on_open(subject, Verb.FILE_WRITE if event.write else Verb.FILE_OPEN, what)
+    if decision is None:
+        reason = subject.stranger if subject.plan is None else PASSED
+        return Finding(Verb.FILE_RECEIVE, what, _ALLOW, reason, "", Mechanism.NONE, details)
+    if decision.verdict is not _ALLOW:
+        details["unlisted"] = True
+    reason = f"{PASSED}; opening it: {decision.reason}"
+    return Finding(Verb.FILE_RECEIVE, what, _ALLOW, reason, "", Mechanism.NONE, details)
 
 
 def _refused(subject: Subject, event: FileEvent, verb: Verb) -> Finding:

@@ -37,6 +37,7 @@ class Verb(Enum):
     FILE_MKDIR = "file.mkdir"  # a new directory, device node, fifo or socket name
     FILE_CHMOD = "file.chmod"  # mode, owner, extended attributes
     FILE_TRUNCATE = "file.truncate"
+    FILE_RECEIVE = "file.receive"  # what was open already, passed in over a unix socket
     FILE_DEFERRED = "file.deferred"  # what the session wrote is used by somebody else, a warning
     PROC_FORK = "proc.fork"
     PROC_EXEC = "proc.exec"

@@ -85,9 +85,10 @@ _NET_OPERATIONS = tuple(NetOperation(operation.name.lower()) for operation in Op
 _FAULTS = {Tls[fault.name].value: fault for fault in HelloFault}
 _CAUSES = tuple(DenyCause(cause.value) for cause in layout.Cause)
 # Plain values for the hot path.
-_OPENED = FileOperation.OPEN
+_OPENED = FileOperation.OPEN, FileOperation.RECEIVE
 _WRITE = Flag.WRITE.value
 _CREATED = Flag.CREATED.value
+_RECEIVED = Flag.RECEIVED.value
 _MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -194,7 +195,7 @@ class Decoder:
         ) = _OPEN.unpack_from(data, offset)  # fmt: skip
         return FileEvent(
             time, cgroup, pid, tid, _comm(comm), 1,
-            _OPENED, self._path(directory, _text(name[:length]), time), "",
+            _OPENED[flags & _RECEIVED != 0], self._path(directory, _text(name[:length]), time), "",
             False, flags & _WRITE != 0, flags & _CREATED != 0,
             device, inode, 0, False, generation,
         )  # fmt: skip
@@ -295,7 +296,7 @@ class Decoder:
         flags = detail.header.flags
         event = FileEvent(
             *_sender(detail.header),
-            operation=FileOperation.OPEN,
+            operation=_OPENED[flags & _RECEIVED != 0],
             path=self._path(
                 detail.directory, _text(_data(data, 0, detail.length)), detail.header.time
             ),

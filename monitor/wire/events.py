@@ -32,6 +32,7 @@ class FileOperation(Enum):
     CHMOD = "chmod"
     TRUNCATE = "truncate"
     EXEC = "exec"  # a refused execve; one that succeeded is an ExecEvent
+    RECEIVE = "receive"  # passed in over a unix socket, open already
 
 
 @dataclass(frozen=True, slots=True)

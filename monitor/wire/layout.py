@@ -54,6 +54,7 @@ class Flag(IntFlag):
     OBSERVED = 4
     TRUNCATED = 8
     IOCTL_ONLY = 16
+    RECEIVED = 32
 
 
 class Operation(IntEnum):

@@ -36,6 +36,7 @@ enum ri_flag {
 	RI_OBSERVED = 4,	/* would have been refused; let pass under --observe */
 	RI_TRUNCATED = 8,	/* there was more than the record holds */
 	RI_IOCTL_ONLY = 16,	/* a refused open: with access mode 3, neither reading nor writing */
+	RI_RECEIVED = 32,	/* RI_OPEN, RI_NAME: not opened, but passed in over a unix socket */
 };
 
 enum ri_operation {

@@ -54,6 +54,7 @@ CALL_EXITS = {
         " fchownat setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr"
     ),
     "ri_listen_exit": "listen",
+    "ri_receive_exit": "recvmsg recvmmsg",
     "ri_refused_call_exit": (
         "socket setsockopt ioctl kill tkill tgkill ptrace process_vm_readv process_vm_writev"
         " process_madvise bpf perf_event_open userfaultfd io_uring_setup io_uring_enter"

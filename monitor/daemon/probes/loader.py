@@ -44,6 +44,7 @@ PROBES = Path(__file__).resolve().parents[3] / "probes"
 SOURCES = (
     "opens.bpf.c",
     "calls.bpf.c",
+    "passing.bpf.c",  # behind those that it uses
     "process.bpf.c",
     "names.bpf.c",  # before those that use it
     "tls.bpf.c",
