@@ -4,7 +4,7 @@
 PYTHON := .venv/bin/python
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
-.PHONY: help setup demo test unit host lint bench stress fuzz install uninstall clean
+.PHONY: help setup demo test unit host lint bench stress fuzz mutate install uninstall clean
 
 help:            ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,6 +38,9 @@ fuzz: setup      ## fuzzers, SECONDS=60 for each of their targets
 
 bench: setup     ## what governing costs, side by side with a bare run
 	@$(SUDO) $(PYTHON) -m bench
+
+mutate: setup    ## switch each control off in turn: something must notice; half an hour
+	@$(SUDO) $(PYTHON) -m mutate
 
 install:         ## commands, systemd unit, man pages, completions, /etc/ri; PREFIX, DESTDIR
 	@$(SUDO) packaging/install

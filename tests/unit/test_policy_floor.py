@@ -229,6 +229,25 @@ STRICTLY: list[tuple[str, tuple[int, ...]]] = [
 ]
 
 
+# Setuid and setgid, each alone, wherever a mode is given.
+STRICTLY += [
+    (name, (*before, mode))
+    for mode in (0o4711, 0o2711)
+    for name, before in (
+        ("creat", (0,)),
+        ("mknod", (0,)),
+        ("mknodat", (0, 0)),
+        ("chmod", (0,)),
+        ("fchmod", (3,)),
+        ("fchmodat", (0, 0)),
+        ("open", (0, 0o101)),  # O_CREAT
+        ("open", (0, 0o20200002)),  # O_TMPFILE
+        ("openat", (0, 0, 0o101)),
+        ("openat", (0, 0, 0o20200002)),
+    )
+]
+
+
 @pytest.mark.parametrize(("name", "arguments"), STRICTLY)
 def test_strict_refuses_more(name: str, arguments: tuple[int, ...]) -> None:
     assert refusal(PLAN, name, *arguments) is None
