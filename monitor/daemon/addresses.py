@@ -116,8 +116,12 @@ class Addresses:
             raise
 
     def admit_hosts(self, hosts: dict[str, tuple[IPAddress, ...]]) -> list[Element]:
-        """Let it connect to what the host's own table says of names that it may look up."""
-        return self._admit(admitted(hosts, self.tables, HOSTS_SECONDS))
+        """Let it connect to what the host's own table says of names that it may look up.
+
+        Where all links list any name, they list any address, and nothing is to be added.
+        """
+        found = admitted(hosts, self.tables, HOSTS_SECONDS)
+        return self._admit([each for each in found if _named(each)])
 
     def _only_listed(
         self, admissions: Sequence[Admission], own: Iterable[Network]
@@ -224,6 +228,12 @@ class Addresses:
             rules=span.rules,
             host=any(rule.depth is not Depth.ANY for rule in rules),
         )
+
+
+def _named(admission: Admission) -> bool:
+    """Whether a link names the host."""
+    links = admission.permission.links
+    return any(rule.depth is not Depth.ANY for rules in links for rule in rules)
 
 
 def _public(address: IPAddress, own: Iterable[Network]) -> bool:

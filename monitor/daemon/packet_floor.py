@@ -157,8 +157,7 @@ class PacketFloor:
         """`look` at a session and those inside, and wait until their rules are in force."""
         registry = self.context.registry
         self.look([session, *registry.beneath(session.id)])
-        if not self.problem:
-            await self._do(lambda: None)
+        await asyncio.gather(*self._tasks)  # what was begun before is on its way, too
 
     async def allow(self, session: str, elements: Sequence[Element]) -> None:
         """Let a session reach more, until its time or the session's end.

@@ -129,6 +129,8 @@ class Switching:
                 await self.context.gates.caught_up()
                 with contextlib.suppress(UnknownSession):
                     self._carry_labels(now, registry.get(now.id))
+                with contextlib.suppress(UnknownSession):
+                    await self.context.packets.changed(registry.get(now.id))
         except (OSError, ValueError) as error:
             self._back(old, begun)
             raise NotSwitched(f"its rules cannot be put in place: {error}") from error
