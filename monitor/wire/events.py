@@ -210,4 +210,5 @@ AnyEvent = (
     | LabelEvent
     | HelloEvent
     | SyscallEvent
+    | UseEvent
 )
