@@ -56,9 +56,9 @@ CALL_EXITS = {
     "ri_listen_exit": "listen",
     "ri_receive_exit": "recvmsg recvmmsg",
     "ri_refused_call_exit": (
-        "socket setsockopt ioctl kill tkill tgkill ptrace process_vm_readv process_vm_writev"
-        " process_madvise bpf perf_event_open userfaultfd io_uring_setup io_uring_enter"
-        " io_uring_register mount umount pivot_root chroot move_mount open_tree fsopen fsmount"
+        "socket socketpair setsockopt ioctl kill tkill tgkill ptrace process_vm_readv"
+        " process_vm_writev process_madvise bpf perf_event_open userfaultfd io_uring_setup"
+        " io_uring_enter io_uring_register mount umount pivot_root chroot move_mount open_tree fsopen fsmount"
         " fspick fsconfig mount_setattr setns unshare clone keyctl add_key request_key kexec_load"
         " kexec_file_load init_module finit_module delete_module open_by_handle_at"
         " name_to_handle_at seccomp prctl shmget shmat shmctl semget semop semctl semtimedop msgget"
