@@ -68,11 +68,16 @@ REFUSED: list[tuple[str, tuple[int, ...]]] = [
     ("clone3", ()),
     ("clone", (0x10000000 | 17,)),  # CLONE_NEWUSER
     ("clone", (0x20000,)),  # CLONE_NEWNS
+    ("clone", (0x2000000,)),  # CLONE_NEWCGROUP
+    ("clone", (0x4000000,)),  # CLONE_NEWUTS
+    ("clone", (0x8000000,)),  # CLONE_NEWIPC
+    ("clone", (0x20000000,)),  # CLONE_NEWPID
     ("clone", (UPPER | 0x40000000,)),  # CLONE_NEWNET
     ("clone", (0x8000 | 17,)),  # CLONE_PARENT
     ("unshare", (0x10000000,)),
     ("unshare", (0x10020000,)),
     ("unshare", (0x80,)),  # CLONE_NEWTIME
+    ("unshare", (0x100000,)),  # UNSHARE_EMPTY_MNTNS
     ("kexec_load", ()),
     ("kexec_file_load", ()),
     ("init_module", ()),
@@ -86,10 +91,23 @@ REFUSED: list[tuple[str, tuple[int, ...]]] = [
     ("ioctl", (0, 0x5412)),  # TIOCSTI
     ("ioctl", (0, UPPER | 0x5412)),
     ("ioctl", (0, 0x541C)),  # TIOCLINUX
+    ("ioctl", (0, 0x541D)),  # TIOCCONS
+    ("ioctl", (0, 0x5423)),  # TIOCSETD
     ("ioctl", (0, 0x40086602)),  # FS_IOC_SETFLAGS
     ("ioctl", (0, 0xFFFFFFFF40086602)),
     ("ioctl", (0, 0x401C5820)),  # FS_IOC_FSSETXATTR
+    ("ioctl", (0, 0x40046602)),  # FS_IOC32_SETFLAGS
+    ("ioctl", (0, 0x40087602)),  # FS_IOC_SETVERSION
+    ("ioctl", (0, 0x40047602)),  # FS_IOC32_SETVERSION
+    ("ioctl", (0, 0x40806685)),  # FS_IOC_ENABLE_VERITY
+    ("ioctl", (0, 0x800C6613)),  # FS_IOC_SET_ENCRYPTION_POLICY
+    ("ioctl", (0, 0x40047211)),  # FAT_IOCTL_SET_ATTRIBUTES
+    ("ioctl", (0, 0x50009401)),  # BTRFS_IOC_SNAP_CREATE
     ("ioctl", (0, 0x5000940E)),  # BTRFS_IOC_SUBVOL_CREATE
+    ("ioctl", (0, 0x5000940F)),  # BTRFS_IOC_SNAP_DESTROY
+    ("ioctl", (0, 0x50009417)),  # BTRFS_IOC_SNAP_CREATE_V2
+    ("ioctl", (0, 0x50009418)),  # BTRFS_IOC_SUBVOL_CREATE_V2
+    ("ioctl", (0, 0x4008941A)),  # BTRFS_IOC_SUBVOL_SETFLAGS
     ("seccomp", (1, 8)),  # NEW_LISTENER
     ("seccomp", (1, UPPER | 8 | 1)),
     ("prctl", (35, 9)),  # PR_SET_MM
@@ -120,12 +138,16 @@ REFUSED: list[tuple[str, tuple[int, ...]]] = [
     ("execveat", (3, 0, 0, 0, 0x1000)),  # AT_EMPTY_PATH
     ("execveat", (3, 0, 0, 0, UPPER | 0x1100)),
     ("fanotify_init", ()),
+    ("fanotify_mark", ()),
+    ("uselib", ()),
     ("memfd_secret", ()),
     ("personality", (0x400000,)),  # READ_IMPLIES_EXEC
     ("personality", (0x80400000,)),
-    ("personality", (0xFFFFFFFE,)),
+    # Any one bit that is missing makes it more than the question 0xFFFFFFFF.
+    *(("personality", (0xFFFFFFFF & ~(1 << bit),)) for bit in range(32) if bit != 22),
     ("setsockopt", (3, 41, 57)),  # IPV6_RTHDR
     ("setsockopt", (3, UPPER | 41, UPPER | 57)),
+    ("setsockopt", (3, 41, 6)),  # IPV6_2292PKTOPTIONS
     ("listen", (3, 1)),
     ("socketpair", (30, 1, 0)),  # AF_TIPC
     ("swapon", ()),
