@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -34,6 +35,9 @@ def main() -> int:
     if os.geteuid() != 0:
         print("mutate: only root can start sessions for another user", file=sys.stderr)
         return 1
+    # Also where whoever started it had it ignored; and the copy goes in any case.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="ri-mutate-", dir="/var/tmp") as folder:
         Path(folder).chmod(0o755)
         return _run(Tree.copy(Path(folder)), chosen)
@@ -83,4 +87,8 @@ def _run(tree: Tree, chosen: Sequence[Mutant]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("mutate: interrupted; what was made is removed", file=sys.stderr)
+        sys.exit(130)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from mutate.mutant import Mutant
 ROOT = Path(__file__).resolve().parents[1]
 ROW_SECONDS = 900
 TEST_SECONDS = 1800
+CLEAN_SECONDS = 60
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -101,13 +103,24 @@ class Tree:
         return found[1]
 
     def _run(self, command: list[str], seconds: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        """Run to its end; interrupted or too late, it takes down what it has made itself."""
+        process = subprocess.Popen(
             command,
             cwd=self.folder,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            timeout=seconds,
-            check=False,
-            stdin=subprocess.DEVNULL,
         )
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.communicate(timeout=CLEAN_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, output, errors)
