@@ -45,6 +45,7 @@ exec:
   deny: ["{workspace}/denied"]
 network:
   connect: ["127.0.0.1:PORT", "127.0.0.1:PORT/udp"]
+  netlink: route-read
 """,
     TREES: """\
 include: [base]
