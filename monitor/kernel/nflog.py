@@ -29,7 +29,7 @@ from monitor.kernel.nfnetlink import (
 NFNL_SUBSYS_ULOG = 4
 NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG = 0, 1
 NFULA_PACKET_HDR, NFULA_PAYLOAD, NFULA_PREFIX = 1, 9, 10
-NFULA_CFG_CMD, NFULA_CFG_MODE = 1, 2
+NFULA_CFG_CMD, NFULA_CFG_MODE, NFULA_CFG_QTHRESH = 1, 2, 5
 NFULNL_CFG_CMD_BIND = 1
 NFULNL_COPY_PACKET = 2
 NF_INET_LOCAL_IN = 1  # uapi/linux/netfilter.h
@@ -59,6 +59,8 @@ class PacketLog:
             self._configure(group, NFULA_CFG_CMD, bytes((NFULNL_CFG_CMD_BIND,)))
             mode = struct.pack("!IBB", snap, NFULNL_COPY_PACKET, 0)
             self._configure(group, NFULA_CFG_MODE, mode)
+            # Else the kernel gathers packets for a second.
+            self._configure(group, NFULA_CFG_QTHRESH, struct.pack("!I", 1))
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, ROOM)
         except OSError:

@@ -33,7 +33,7 @@ class Nft:
         try:
             nftables = importlib.import_module("nftables")
             self._library = nftables.Nftables()
-        except (ImportError, OSError) as error:
+        except (ImportError, AttributeError, OSError) as error:
             raise OSError(errno.ENOSYS, f"python3-nftables is not usable: {error}") from error
         self._library.set_numeric_proto_output(True)
         self._library.set_numeric_symbol_output(True)
