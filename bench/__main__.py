@@ -14,7 +14,18 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench import corpus, load, measure, opens, revocation, table, tools, upkeep
+from bench import (
+    corpus,
+    load,
+    measure,
+    names,
+    opens,
+    resolver,
+    revocation,
+    table,
+    tools,
+    upkeep,
+)
 from bench.corpus import Corpus
 from bench.failure import BenchError
 from bench.measure import Runner, Series
@@ -36,6 +47,7 @@ _SECTIONS = (
     "programs",
     "authority",
     "outsiders",
+    "names",
     "upkeep",
     "revocation",
 )
@@ -240,6 +252,20 @@ def _upkeep(place: Place, daemon: Daemon, starts: list[float]) -> list[Figure]:
     return figures
 
 
+def _names(place: Place) -> list[Figure]:
+    _progress("hosts by name")
+    connecting = names.measure(place.rounds)
+    looking_up = resolver.measure()
+    figures = [
+        Figure("connect by what a name came to", connecting.by_name, 1.05, "x"),
+        Figure(f"the same among {names.MANY:,} addresses", connecting.with_many, 1.05, "x"),
+        Figure("a look-up, p50", looking_up.added, 1.0, "ms added"),
+        Figure(f"answers lost or wrong at {looking_up.per_second:,.0f}/s", looking_up.wrong, 0, ""),
+    ]
+    table.show_figures("Hosts by name", figures)
+    return figures
+
+
 def _revocation(place: Place, daemon: Daemon) -> list[Figure]:
     _progress("revocations")
     launcher = _governed(daemon, "bench").prefix
@@ -283,6 +309,8 @@ def _measure(place: Place, sections: list[str]) -> list[Figure]:
                 figures += _side_by_side(place, daemon, section)
         if "authority" in sections:
             figures += _authority(place, daemon)
+        if "names" in sections:
+            figures += _names(place)
         if "upkeep" in sections:
             figures += _upkeep(place, daemon, starts)
         if "revocation" in sections:
