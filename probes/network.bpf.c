@@ -269,14 +269,17 @@ static __always_inline void read_unix_name(void *ctx, struct ri_unix_key *key)
 	key->length = length;
 }
 
-static __always_inline void judge_unix_name(struct ri_unix_key *key, struct decision *decision)
+/* `held` is set where a rule lists the name and leaves it to the gate: every other link is asked too. */
+static __always_inline void judge_unix_name(struct ri_unix_key *key, struct decision *decision,
+					    bool *held)
 {
 	struct ri_unix_value *value;
 
 	key->policy = decision->policy;
 	value = unix_paths.lookup(key);
 	decision->rule = value ? value->rule : -1;
-	decision->cause = !value ? RI_UNLISTED : value->held ? RI_UNHELD : RI_ALLOWED;
+	decision->cause = value ? RI_ALLOWED : RI_UNLISTED;
+	*held |= value && value->held;
 }
 
 /* Whether the caller is the gate, which has decided on this very connection; its session's cgroup. */
@@ -309,13 +312,15 @@ static __always_inline int judge_unix(void *ctx, u16 operation)
 	struct ri_session *session;
 	struct ri_short *record;
 	u64 cgroup, tag = 0;
-	bool pass;
+	bool pass, held = false;
 
 	session = session_of(&cgroup);
 	if (!session && operation == RI_CONNECT && take_unix_ticket(ctx, &cgroup))
 		return standing(sessions.lookup(&cgroup)) == RI_ALLOWED;
 	read_unix_name(ctx, &key);
-	JUDGE(session, decision, judge_unix_name(&key, &decision));
+	JUDGE(session, decision, judge_unix_name(&key, &decision, &held));
+	if (held && !decision.cause)
+		decision.cause = RI_UNHELD;
 	pass = let_pass(session, &decision);
 	if (session && !decision.cause) {
 		tag = hash_unix_name(&key, cgroup, operation);

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from monitor.policy.floor import BUILT_IN
 from monitor.policy.patterns import is_within
 from monitor.policy.plan import FileAccess, Policy
 
@@ -32,8 +33,13 @@ def cleared(policies: Sequence[Policy]) -> list[Policy]:
 
 
 def _marked(policy: Policy, every: Sequence[Policy]) -> Policy:
-    # A rule has two names, as written and without links: by either the session gets there.
-    held = {rule.rule for rule in policy.unix if may_redirect(every, rule.path)}
+    # A rule has two names, as written and without links: by either the session gets there. The
+    # daemon's own socket looks at the process that connects; its folder is the daemon's.
+    held = {
+        rule.rule
+        for rule in policy.unix
+        if policy.rules[rule.rule].source != BUILT_IN and may_redirect(every, rule.path)
+    }
     unix = tuple(replace(rule, held=rule.rule in held) for rule in policy.unix)
     return policy if unix == policy.unix else replace(policy, unix=unix)
 

@@ -173,7 +173,9 @@ with socket.socket(socket.AF_UNIX) as sock:
 def test_what_the_kernel_says_of_a_connection_stays_so(daemon: Daemon, outside: Outside) -> None:
     folder = outside.folder
     (folder / "file").touch()
-    outside.serve(folder / "dead").close()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(folder / "dead"))
+        (folder / "dead").chmod(0o666)
     full = outside.serve(folder / "dgram", "dgram")
     outside.serve(folder / "app")
     name = profile(daemon, outside, "none", "file", "dead", "dgram", "app")

@@ -10,7 +10,7 @@ import pytest
 from monitor.policy import held_names
 from monitor.policy.plan import Plan
 from monitor.policy.plan_json import from_json, to_json
-from monitor.policy.sub_agents import beneath
+from monitor.policy.sub_agents import Launcher, beneath
 from monitor.policy.switch import in_force
 from monitor.policy.syscalls import NUMBERS
 from monitor.wire.layout import ri_unix_value
@@ -75,6 +75,13 @@ def test_both_names_of_a_rule_are_held_where_one_is() -> None:
         False,
         False,
     ]
+
+
+def test_the_daemons_own_socket_is_not_held() -> None:
+    launcher = Launcher(api="/w/api", socket="/w/launch")
+    made = compiled([profile(files={"write": ["/w/**"]})], launcher=launcher)
+    assert held(made) == {"/w/launch": False}
+    assert CONNECT not in made.syscalls.notified
 
 
 def test_the_kernels_rows_say_so() -> None:
