@@ -79,6 +79,15 @@ FILES = (
         "file.write",
         BARE,
     ),
+    Case(
+        57,
+        "the same by the older call",
+        MEASURED,
+        ("change_metadata.py", "mode3-open", "{secret}"),
+        "EPERM",
+        "file.write",
+        BARE,
+    ),
     # Neither the filter nor Landlock sees this open; what it could be used for is refused.
     Case(
         57,

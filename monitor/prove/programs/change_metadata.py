@@ -2,7 +2,8 @@
 """Changes a file that no rule names: `change_metadata.py WAY FILE`.
 
 `mode3` opens with neither the right to read nor to write, which is enough for ioctl;
-`mode3-openat2` does with the flags in memory; the others are calls that older filters do not know.
+`mode3-open` does by the older call, `mode3-openat2` with the flags in memory. The others are calls
+that older filters do not know.
 """
 
 import ctypes
@@ -13,7 +14,7 @@ import sys
 
 from attempt import attempt, call
 
-OPENAT2, FCHMODAT2, SETXATTRAT, FILE_SETATTR = 437, 452, 463, 469
+OPEN, OPENAT2, FCHMODAT2, SETXATTRAT, FILE_SETATTR = 2, 437, 452, 463, 469
 AT_FDCWD, O_ACCMODE, FS_IOC_SETFLAGS, FS_NODUMP_FL = -100, 3, 0x40086602, 0x40
 way, name = sys.argv[1], sys.argv[2].encode()
 
@@ -43,6 +44,7 @@ def file_setattr() -> int:
 attempt(
     {
         "mode3": lambda: set_flags(os.open(name, O_ACCMODE)),
+        "mode3-open": lambda: set_flags(call(OPEN, name, O_ACCMODE)),
         "mode3-openat2": lambda: set_flags(openat2()),
         "fchmodat2": lambda: call(FCHMODAT2, AT_FDCWD, name, 0o644, 0),
         "setxattrat": setxattrat,
