@@ -24,6 +24,7 @@ from monitor.wire.named import NamedSpan
 
 # A connection that is open keeps its address for so long, again and again.
 RENEWED_SECONDS = 60.0
+LONGEST_SECONDS = 3600  # that an answer counts
 # How long a line of /etc/hosts counts; it is read again long before.
 HOSTS_SECONDS = 3600
 # Names that an observed session was told, beyond those that its plan allows.
@@ -101,10 +102,12 @@ class Addresses:
         self._tell(told)
 
     def admit(self, admissions: Sequence[Admission], own: Iterable[Network] = ()) -> list[Element]:
-        """Let it connect to these; what packets are to be let pass for it. OSError, RowError."""
-        if self._plan.observe:
-            admissions = list(self._only_listed(admissions, own))
-        return self._admit(admissions)
+        """Let it connect to these; what packets are to be let pass for it. OSError, RowError.
+
+        Judged anew: the resolver, which reads strangers' bytes, is believed which addresses a name
+        has, and not what is allowed.
+        """
+        return self._admit(list(self._only_listed(admissions, own)))
 
     def _admit(self, admissions: Sequence[Admission]) -> list[Element]:
         try:
@@ -126,15 +129,15 @@ class Addresses:
     def _only_listed(
         self, admissions: Sequence[Admission], own: Iterable[Network]
     ) -> Iterator[Admission]:
-        """Those that its plan allows as well; the resolver was told to answer everything."""
         for each in admissions:
-            if len(self._seen) < MOST_SEEN:
+            if self._plan.observe and len(self._seen) < MOST_SEEN:
                 self._seen[each.address] = each.name
             allowed = self.permission(each.name)
             if allowed is not None and not _public(each.address, own):
                 allowed = allowed.for_private()
             if allowed is not None:
-                yield Admission(each.name, each.address, each.ttl, allowed)
+                ttl = min(max(each.ttl, 0), LONGEST_SECONDS)
+                yield Admission(each.name, each.address, ttl, allowed)
 
     def _give_up(self, admissions: Iterable[Admission]) -> None:
         """Book and kernel must not differ: these are looked up anew."""

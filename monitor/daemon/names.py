@@ -295,13 +295,20 @@ class Names:
             if not data:
                 self._gone()
                 return
-            message = channel.decode(data)
-            addresses = self._sessions.get(message["session"] or "")
-            if message["say"] == "allow":
-                self._allow(message, addresses)
-            else:
-                self.resolutions.take(message, addresses)
-                self._store_soon()
+            try:
+                self._take(channel.decode(data))
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                print(f"ri-monitord: the resolver said {data[:200]!a}: {error!r}", file=sys.stderr)
+                self._gone()
+                return
+
+    def _take(self, message: dict[str, Any]) -> None:
+        addresses = self._sessions.get(message["session"] or "")
+        if message["say"] == "allow":
+            self._allow(message, addresses)
+        else:
+            self.resolutions.take(message, addresses)
+            self._store_soon()
 
     def _allow(self, message: dict[str, Any], addresses: Addresses | None) -> None:
         if addresses is None:

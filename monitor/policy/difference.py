@@ -21,7 +21,7 @@ from monitor.policy.plan import (
     Policy,
     SyscallPlan,
 )
-from monitor.profile.network import PROTOCOLS, parse
+from monitor.profile.network import PROTOCOLS, names_host, parse
 
 __all__ = ["difference", "policy_difference"]
 
@@ -129,17 +129,16 @@ def _floor_lets(plan: Plan, kind: str, text: str) -> bool:
     if kind == "unix":
         hidden = plan.view is not None and plan.view.hide_run and is_within(text, RUN)
         return not hidden or (plan.view is not None and text in plan.view.sockets)
-    try:
-        protocol = parse(text).protocol
-    except ValueError:
-        return True  # a name, which comes to addresses of any kind
-    wanted = SOCKET_TYPES.get(protocol)
+    by_name = names_host(text.partition(", ")[0])
+    # Names are asked for by both.
+    protocols = list(SOCKET_TYPES) if by_name else [parse(text.partition(", ")[0]).protocol]
+    wanted = {SOCKET_TYPES[protocol] for protocol in protocols}
     if not all(
-        any(each.type == wanted and each.family in FAMILIES for each in policy.sockets)
+        wanted <= {each.type for each in policy.sockets if each.family in FAMILIES}
         for policy in plan.policies
     ):
         return False
-    listens = kind == "bind" and wanted == SOCKET_TYPES[PROTOCOLS["tcp"]]
+    listens = kind == "bind" and wanted == {SOCKET_TYPES[PROTOCOLS["tcp"]]}
     return not listens or not _refuses(plan.syscalls, "listen")
 
 

@@ -17,6 +17,8 @@ from monitor.policy.action import IPAddress
 from monitor.policy.plan import Plan
 from monitor.profile.load import parse
 from monitor.profile.network import names_hosts
+from monitor.resolver.decision import Permission
+from monitor.resolver.names import Depth, NameRule
 from monitor.resolver.replies import Admission
 from monitor.wire.named import NamedSpan
 from tests.support.profiles import compiled
@@ -206,3 +208,22 @@ def test_the_hosts_own_table_counts(clock: Clock) -> None:
     made, rows = session(plan("host.corp:443"))
     made.admit_hosts({"host.corp": (PRIVATE,), "other.corp": (OTHER,)})
     assert set(rows.known) == {PRIVATE}
+
+
+def test_the_resolver_is_not_believed_what_is_allowed(clock: Clock) -> None:
+    """It reads strangers' bytes: whoever takes it over gets no more than the rules give."""
+    everywhere = tuple(
+        NameRule("", Depth.ANY, ((0, 65535),), protocol, 0, True) for protocol in (6, 17)
+    )
+    made, rows = session(plan(f"{NAME}:443"))
+    forged = [
+        Admission("evil.example", OTHER, 60, Permission("evil.example", (everywhere,))),
+        Admission(NAME, PRIVATE, 60, Permission(NAME, (everywhere,))),
+        Admission(NAME, PUBLIC, 10**9, Permission(NAME, (everywhere,))),
+    ]
+    made.admit(forged)
+    assert set(rows.known) == {PUBLIC}
+    assert [(span.first, span.last) for span in rows.known[PUBLIC]] == [(443, 443)]
+    assert rows.known[PUBLIC][0].until <= int((1000 + 3600) * 1e9)
+    made.admit([Admission(NAME, OTHER, 60, forged[0].permission)], [ipaddress.ip_network(OTHER)])
+    assert set(rows.known) == {PUBLIC}
