@@ -29,7 +29,6 @@ ROWS = {
     "shmget": (58,),
     "clone3": (33,),
     "clone": (33, 59),
-    "unshare": (33,),
     "open": (57,),
     "openat": (57,),
     "ioctl": (11, 57),

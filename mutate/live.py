@@ -59,7 +59,7 @@ LIVE = (
         "nftables",
         (NO_PACKETS,),
         (),
-        ("tests/host/test_enforce_network.py",),
+        ("tests/host/test_packet_floor.py",),
     ),
     Mutant(
         "every link of a chain must allow",
@@ -133,6 +133,33 @@ LIVE = (
         ),
         (),
         ("tests/host/test_network_budgets.py",),
+    ),
+    Mutant(
+        "look-ups by other resolvers",
+        "cgroup-bpf",
+        (
+            Swap(
+                "probes/network.bpf.c",
+                "\treturn has_names(session) && !standing(session) && !is_narrowed(session);\n",
+                "\treturn false;\n",
+            ),
+        ),
+        (),
+        ("tests/host/test_names_sessions.py",),
+    ),
+    Mutant(
+        "addresses whose time is over",
+        "cgroup-bpf",
+        (Swap(JUDGING, "\t\tif (span->until > now) {\n", "\t\tif (1) {\n"),),
+        (),
+        ("tests/host/test_names_rows.py", "tests/host/test_names_sessions.py"),
+    ),
+    Mutant(
+        "servers' names in TLS",
+        "cgroup-bpf",
+        (Swap(JUDGING, "\t\tdecision->host = true;\n", "\t\tdecision->host = false;\n"),),
+        (),
+        ("tests/host/test_tls_hellos.py",),
     ),
     Mutant(
         "programs that differ from what was decided on",
