@@ -459,3 +459,49 @@ def test_nothing_is_left_of_sessions_that_ended(world: World) -> None:
     wait_until(lambda: agent.session not in {e["id"] for e in world.daemon.sessions()}, 30)
     with Agent(world, "named") as agent:
         assert agent.do("connect", LISTED, world.port) == "EPERM"
+
+
+def test_questions_are_no_channel(world: World) -> None:
+    """Other records, other servers' other ports, and names that only carry data."""
+    script = """
+        import struct
+        def ask(name, kind, server="192.0.2.53"):
+            labels = b"".join(bytes([len(each)]) + each for each in name.encode().split(b"."))
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(10)
+                sock.connect((server, 53))
+                sock.send(struct.pack(">6H", 7, 0x100, 1, 0, 0, 0) + labels + b"\\0"
+                          + struct.pack(">2H", kind, 1))
+                return sock.recv(4096)[3] & 15
+        def tunnel():
+            for number in range(3000):
+                name = f"{number:04}{'x' * 59}.{'y' * 63}.{'z' * 63}.deep.example.com"
+                rcode = ask(name, 1)
+                if rcode not in (0, 3):
+                    return [number, rcode]
+            return "never"
+        print(json.dumps({
+            "text": ask("public.example.org", 16), "null": ask("public.example.org", 10),
+            "any": ask("public.example.org", 255), "listed": ask("public.example.org", 1),
+            "DoT": connect("192.0.2.53", 853), "DoH": connect("192.0.2.53", 443),
+            "mDNS": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(
+                b"x", ("224.0.0.251", 5353))),
+            "tunnel": tunnel(),
+        }))
+    """
+    found = world.run("named", script, timeout=300)
+    refused = 5
+    number, rcode = found.pop("tunnel")
+    assert (number, rcode) <= (400, refused), "by the label bytes, or by the rate before that"
+    assert found == {
+        "text": refused,
+        "null": refused,
+        "any": refused,
+        "listed": 0,
+        "DoT": "EPERM",
+        "DoH": "EPERM",
+        "mDNS": "EPERM",
+    }
+    reasons = {each["reason"] for each in world.records("net.resolve") if each["verdict"] == "deny"}
+    assert "records of this type are not looked up" in reasons
+    assert len(reasons) > 1
