@@ -4,7 +4,8 @@
 It acts as the user that the thread acts as: the host's permissions count, and the server sees that
 user. What it connects is the thread's own socket. The name is looked up once; what it led to is
 held by a descriptor, and connected to only if its server had bound it under a name that the rules
-list. Renaming, linking or replacing what the name stands for changes nothing any more.
+list. Renaming, linking or replacing what the name stands for changes nothing any more. It keeps the
+gate's priority, because a thread waits for it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ _TICKET = struct.Struct(struct_format(ri_unix_ticket))
 _CGROUP = struct.Struct("=Q")
 _OUTCOME = struct.Struct("=i")
 SO_COOKIE = 57  # asm-generic/socket.h
-NICENESS = 20  # from the gate's -20 to the usual 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,6 @@ def _close_all_but(kept: Collection[int]) -> None:
 
 def _connect(wanted: Wanted, tickets: Tickets, parent: int) -> Outcome:
     try:
-        with suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-            os.nice(NICENESS)
         with open(f"/proc/{wanted.thread}/mountinfo", encoding="utf-8", errors="replace") as file:
             mounts = file.read()
         same = same_user_namespace(wanted.thread)
