@@ -244,15 +244,7 @@ int ri_lsm_path(struct bpf_raw_tracepoint_args *ctx)
 			request.how |= RI_MASKS_ONLY;
 		else
 			request.how &= ~RI_MASKS_ONLY;
-#pragma clang loop unroll(disable)
-		for (u32 i = 0; i < RI_MAX_POLICIES; i++) {
-			if (i >= session->policy_count)
-				break;
-			decision.policy = session->policies[i];
-			judge_file(&target, request.uses, request.how, &decision);
-			if (decision.cause)
-				break;
-		}
+		judge_file(row->rules, &target, request.uses, request.how, &decision);
 	}
 	if (!decision.cause)
 		return 0;

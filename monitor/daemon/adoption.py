@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from monitor.daemon import arming
 from monitor.daemon.context import Context
 from monitor.daemon.creation import install, row_facts
 from monitor.daemon.ending import EMPTY_SECONDS
@@ -55,6 +56,7 @@ def adopt(context: Context, kept: dict[str, int]) -> Adopted:
             continue
         try:
             _put_in_force(context, session, revoking=session.id in revoking)
+            arming.arm(context, session)
         except OSError as error:
             ending.append((session, f"its rules cannot be put in place again: {error}"))
             continue

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monitor.daemon import leases
+from monitor.daemon import arming, leases
 from monitor.daemon.admission import Admitted, start_time
 from monitor.daemon.names import by_name
 from monitor.kernel.cgroup import Cgroup, instance_root, limits_are_unified
@@ -98,6 +98,7 @@ def install(context: Context, session: Session) -> None:
         flags,
         whole.labels,
     )
+    arming.again(context, session)
 
 
 def row_facts(context: Context, session: Session) -> tuple[int, SessionFlag]:

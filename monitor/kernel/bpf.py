@@ -7,6 +7,7 @@ machine's order; their meaning is `monitor.wire`'s.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -22,6 +23,7 @@ BPF_MAP_LOOKUP_ELEM = 1
 BPF_MAP_UPDATE_ELEM = 2
 BPF_MAP_DELETE_ELEM = 3
 BPF_MAP_GET_NEXT_KEY = 4
+BPF_PROG_LOAD = 5
 BPF_OBJ_PIN = 6
 BPF_OBJ_GET = 7
 BPF_OBJ_GET_INFO_BY_FD = 15
@@ -43,10 +45,13 @@ BPF_CGROUP_UDP4_RECVMSG = 19
 BPF_CGROUP_UDP6_RECVMSG = 20
 BPF_CGROUP_INET4_GETPEERNAME = 29
 BPF_CGROUP_INET6_GETPEERNAME = 30
+BPF_LSM_MAC = 27
 BPF_PERF_EVENT = 41
 BPF_CGROUP_UNIX_CONNECT = 49  # Linux kernel commit 859051dd165e (in v6.7)
 BPF_CGROUP_UNIX_SENDMSG = 50
 
+BPF_PROG_TYPE_LSM = 29
+INSTRUCTION_SIZE = 8
 ATTR_SIZE = 144
 
 _call = ctypes.CFUNCTYPE(
@@ -87,6 +92,49 @@ def open_raw_tracepoint(name: str, program: int) -> int:
         struct.pack("=QI", ctypes.addressof(text), program),
         f"raw tracepoint {name}",
     )
+
+
+def load_lsm(instructions: bytes, hook: int, name: str) -> int:
+    """Load a program for the LSM hook whose function has BTF id `hook`; its descriptor.
+
+    OSError: this kernel refuses it; EINVAL or EACCES with the verifier's last line in the text.
+    """
+    code = ctypes.create_string_buffer(instructions, len(instructions))
+    licence = ctypes.create_string_buffer(b"GPL")
+    request = struct.pack(
+        "=IIQQIIQII16sIIIIQIIQII",
+        BPF_PROG_TYPE_LSM,
+        len(instructions) // INSTRUCTION_SIZE,
+        ctypes.addressof(code),
+        ctypes.addressof(licence),
+        *(0, 0, 0, 0, 0),  # log, kern_version, prog_flags
+        name.encode()[:15],
+        0,
+        BPF_LSM_MAC,
+        *(0, 0, 0, 0, 0, 0, 0),  # BTF of the program, its functions and lines
+        hook,
+    )
+    try:
+        return _bpf(BPF_PROG_LOAD, request, f"load {name}")
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}{_verdict(request)}", name) from error
+
+
+def _verdict(request: bytes) -> str:
+    """What the verifier says to a program that it refuses: its last line."""
+    log = ctypes.create_string_buffer(1 << 24)
+    place = struct.pack("=IIQ", 1, len(log), ctypes.addressof(log))
+    told = request[:24] + place + request[40:]
+    with contextlib.suppress(OSError):
+        os.close(_bpf(BPF_PROG_LOAD, told, "load"))
+    lines = log.value.decode(errors="replace").strip().splitlines()
+    found = [line for line in lines if not line.startswith(("processed", "verification time"))]
+    return f": {found[-1]}" if found else ""
+
+
+def attach_lsm(program: int, name: str) -> int:
+    """Attach a program to the LSM hook that it was loaded for; the descriptor is a link."""
+    return _bpf(BPF_RAW_TRACEPOINT_OPEN, struct.pack("=QI", 0, program), f"LSM hook {name}")
 
 
 @dataclass(frozen=True, slots=True)

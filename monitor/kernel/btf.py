@@ -2,7 +2,7 @@
 """Field offsets from the running kernel's BTF (/sys/kernel/btf/vmlinux), without any tool.
 
 Only what the probes need: byte offsets of struct members, nested (`__sk_common.skc_daddr`) and in
-anonymous members. Format: Documentation/bpf/btf.rst and uapi/linux/btf.h.
+anonymous members, and the ids of functions. Format: Documentation/bpf/btf.rst and uapi/linux/btf.h.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ KIND_ARRAY = 3
 KIND_STRUCT = 4
 KIND_UNION = 5
 KIND_ENUM = 6
+KIND_FUNC = 12
 KIND_FUNC_PROTO = 13
 KIND_VAR = 14
 KIND_DATASEC = 15
@@ -45,9 +46,11 @@ class BtfError(Exception):
 
 
 class Btf:
-    """Offsets of the members of the structs named at construction."""
+    """Offsets of the members of the structs, and ids of the functions, named at construction."""
 
-    def __init__(self, structs: Iterable[str], path: Path = VMLINUX) -> None:
+    def __init__(
+        self, structs: Iterable[str], path: Path = VMLINUX, functions: Iterable[str] = ()
+    ) -> None:
         try:
             self._data = path.read_bytes()
         except OSError as error:
@@ -62,15 +65,22 @@ class Btf:
         self._strings = header + strings
         self._offsets = [0]
         self._found: dict[str, int] = {}
-        self._index(header + types, types_size, structs)
+        self._functions: dict[str, int] = {}
+        self._index(header + types, types_size, self._wanted(structs), self._wanted(functions))
 
-    def _index(self, start: int, size: int, structs: Iterable[str]) -> None:
-        """Note where each type starts, and which of them are the structs wanted."""
+    def _wanted(self, names: Iterable[str]) -> dict[int, str]:
+        """The names that there are, by their place among the strings."""
         wanted: dict[int, str] = {}
-        for name in structs:
+        for name in names:
             at = self._data.find(b"\0" + name.encode() + b"\0", self._strings)
             if at >= 0:
                 wanted[at + 1 - self._strings] = name
+        return wanted
+
+    def _index(
+        self, start: int, size: int, wanted: dict[int, str], functions: dict[int, str]
+    ) -> None:
+        """Note where each type starts, and which of them are wanted."""
         unpack = struct.Struct("<III").unpack_from
         offset, end = start, start + size
         while offset < end:
@@ -79,6 +89,8 @@ class Btf:
             self._offsets.append(offset)
             if kind == KIND_STRUCT and name_offset in wanted:
                 self._found.setdefault(wanted[name_offset], len(self._offsets) - 1)
+            elif kind == KIND_FUNC and name_offset in functions:
+                self._functions.setdefault(functions[name_offset], len(self._offsets) - 1)
             offset += 12 + FIXED.get(kind, 0) + PER_MEMBER.get(kind, 0) * count
 
     def _type(self, index: int) -> tuple[int, int, bool, int]:
@@ -127,3 +139,7 @@ class Btf:
             total += found[0]
             index = found[1]
         return total
+
+    def function(self, name: str) -> int | None:
+        """The id of function `name`; None: not there."""
+        return self._functions.get(name)

@@ -53,7 +53,7 @@ class Pattern:
         """The components before the first that is a glob, as names of files."""
         found = []
         for name in self.names:
-            plain = _plain(name)
+            plain = plain_name(name)
             if plain is None:
                 break
             found.append(plain)
@@ -123,7 +123,7 @@ def _name_pattern(name: str) -> Callable[[str], re.Match[str] | None]:
     return re.compile(fnmatch.translate(name)).match
 
 
-def _plain(name: str) -> str | None:
+def plain_name(name: str) -> str | None:
     """The one file name that `name` matches, None where it is a glob."""
     if _MAGIC.search(_ESCAPED.sub("", name)):
         return None

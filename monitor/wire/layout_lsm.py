@@ -9,18 +9,20 @@ from enum import IntEnum, IntFlag
 
 __all__ = [
     "FILE_COMPONENTS",
+    "FILE_LINK_BITS",
     "HOOK_CALLS",
     "ArmedFlag",
     "FileFlag",
     "Hook",
     "ri_armed",
     "ri_file_key",
-    "ri_file_policy",
+    "ri_file_rules",
     "ri_file_value",
     "ri_name_key",
 ]
 
 FILE_COMPONENTS = 64
+FILE_LINK_BITS = 12
 HOOK_CALLS = 64
 
 
@@ -75,16 +77,19 @@ class FileFlag(IntFlag):
 
     HAS_NAMES = 1
     HAS_ENDS = 2
-    JUDGES_GRANTS = 4
-    JUDGES_MAPPING = 8
-    JUDGES_ATTRIBUTES = 16
 
 
 class ri_armed(ctypes.Structure):
-    _fields_ = [("flags", c_uint32), ("calls", c_uint32), ("home", c_uint64)]
+    _fields_ = [
+        ("flags", c_uint32),
+        ("rules", c_uint32),
+        ("calls", c_uint32),
+        ("reserved", c_uint32),
+        ("home", c_uint64),
+    ]
 
 
-class ri_file_policy(ctypes.Structure):
+class ri_file_rules(ctypes.Structure):
     _fields_ = [
         ("first", c_uint64),
         ("last", c_uint64),
@@ -97,12 +102,16 @@ class ri_file_policy(ctypes.Structure):
         ("held", c_uint64),
         ("flags", c_uint32),
         ("terminal", c_uint32),
+        ("grants", c_uint32),
+        ("mapping", c_uint32),
+        ("attributes", c_uint32),
+        ("reserved", c_uint32),
         ("rules", c_uint16 * FILE_COMPONENTS),
     ]
 
 
 class ri_file_key(ctypes.Structure):
-    _fields_ = [("inode", c_uint64), ("device", c_uint32), ("policy", c_uint32)]
+    _fields_ = [("inode", c_uint64), ("device", c_uint32), ("rules", c_uint32)]
 
 
 class ri_file_value(ctypes.Structure):
@@ -112,7 +121,8 @@ class ri_file_value(ctypes.Structure):
 class ri_name_key(ctypes.Structure):
     _fields_ = [
         ("prefix_length", c_uint32),
-        ("policy", c_uint32),
+        ("rules", c_uint32),
         ("kind", c_uint32),
+        ("reserved", c_uint32),
         ("name", c_char * 32),
     ]

@@ -234,22 +234,26 @@ enum ri_armed_flag {
 /* Key: u64, cgroup. A session that the LSM programs judge. */
 struct ri_armed {
 	__u32 flags;		/* enum ri_armed_flag */
+	__u32 rules;		/* key of its ri_file_rules */
 	__u32 calls;		/* 1 << (enum ri_hook - RI_HOOK_CALLS): what its filter refuses as well */
+	__u32 reserved;
 	__u64 home;		/* cgroup that its processes, and those of sessions in it, stand in */
 };
 
 enum ri_file_flag {
 	RI_HAS_NAMES = 1,	/* components that are a name, or the start of one */
 	RI_HAS_ENDS = 2,	/* components that are the end of a name */
-	RI_JUDGES_GRANTS = 4,	/* what nothing grants is refused */
-	RI_JUDGES_MAPPING = 8,	/* mapping code as well */
-	RI_JUDGES_ATTRIBUTES = 16,
 };
 
 #define RI_FILE_COMPONENTS 64
+#define RI_FILE_LINK_BITS 12	/* ri_file_rules.rules: link << these | index in Policy.masks */
 
-/* Key: u32, policy. Patterns of one link; each bit is a component (see walking.h). */
-struct ri_file_policy {
+/*
+ * Key: u32. The rules on files of all links of a chain together, shared by sessions whose rules are
+ * the same. 64-bit words have a bit for each component of a pattern (see walking.h). 32-bit words
+ * have three bits for each link, RI_USE_*, the outermost link's lowest.
+ */
+struct ri_file_rules {
 	__u64 first;		/* the component nearest to the start */
 	__u64 last;		/* the one nearest to the object */
 	__u64 gap;		/* any number of folders may stand before it */
@@ -261,27 +265,34 @@ struct ri_file_policy {
 	__u64 no_exec;
 	__u64 held;		/* moving or removing it */
 	__u32 flags;		/* enum ri_file_flag */
-	__u32 terminal;		/* what is granted on terminals, RI_USE_* */
-	__u16 rules[RI_FILE_COMPONENTS];	/* index in Policy.masks, by first component */
+	__u32 terminal;		/* what is granted on terminals */
+	/* The lowest bit of each link that refuses what it does not grant: at all, where code is
+	 * mapped, where modes and attributes change. */
+	__u32 grants;
+	__u32 mapping;
+	__u32 attributes;
+	__u32 reserved;
+	__u16 rules[RI_FILE_COMPONENTS];	/* by first component */
 };
 
 struct ri_file_key {
 	__u64 inode;
 	__u32 device;		/* kernel dev_t: major << 20 | minor */
-	__u32 policy;
+	__u32 rules;		/* ri_armed.rules */
 };
 
 struct ri_file_value {
 	__u64 starts;		/* first components of the patterns that start here */
-	__u32 tree;		/* granted on it and beneath, RI_USE_* */
+	__u32 tree;		/* granted on it and beneath */
 	__u32 own;		/* granted on it alone */
 };
 
-/* LPM: policy and kind are part of the prefix. The value, u64, holds all components that match. */
+/* LPM: rules and kind are part of the prefix. The value, u64, holds all components that match. */
 struct ri_name_key {
-	__u32 prefix_length;	/* 64 + bits of the name */
-	__u32 policy;
+	__u32 prefix_length;	/* 96 + bits of the name */
+	__u32 rules;
 	__u32 kind;		/* 0: from the start, an exact name with its NUL; 1: from the end */
+	__u32 reserved;
 	char name[32];
 };
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon import grants
+from monitor.daemon import arming, grants
 from monitor.daemon.context import Context, LaunchRequest, Refused
 from monitor.daemon.launch import floor, layers, readback
 from monitor.daemon.launch import request as launch_request
@@ -104,6 +104,8 @@ class Launch:
         facts |= {
             f"landlock_{name}": message.number(name) for name in ("layers", "rules", "absent")
         }
+        self.step = "let the LSM programs judge the session"
+        arming.arm(self.context, session)
         self.step = "record the launch"
         session = self.context.sessions.started(session, pid, facts)
         self.session = session

@@ -18,14 +18,14 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monitor.daemon.probes import attachments, pins
+from monitor.daemon.probes import attachments, lsm, pins
 from monitor.daemon.probes.attachments import (
     CALL_EXITS,
     CGROUP_PROGRAMS,
@@ -79,9 +79,8 @@ MAPS = (
     "flows",
     "asking",
 )
-# Maps whose rows a new version takes over.
+# Maps whose rows a new version does not take over.
 PASSING = ("events", "details", "seen", "directories", "flows", "asking")
-CARRIED = tuple(name for name in MAPS if name not in PASSING)
 INCLUDE = re.compile(r'#include "(\w+\.h)"')
 
 
@@ -104,7 +103,13 @@ def program_text() -> str:
     Includes are put in place here: BCC rewrites map accesses in the main file only.
     """
     included: set[str] = set()
-    return offsets() + "".join(_inline(PROBES / name, included) for name in SOURCES)
+    sources = (*SOURCES, lsm.SOURCE) if lsm.active() else SOURCES
+    return offsets() + "".join(_inline(PROBES / name, included) for name in sources)
+
+
+def _maps(text: str) -> tuple[str, ...]:
+    """The maps of `text`, which are to be pinned."""
+    return (*MAPS, *lsm.MAPS) if f'"{lsm.SOURCE}"' in text else MAPS
 
 
 def _inline(path: Path, included: set[str]) -> str:
@@ -124,7 +129,7 @@ def version(text: str) -> str:
     """`LAYOUT-PROGRAMS`: digests of the maps' layout, and of all that the programs depend on."""
     layout = hashlib.blake2b((PROBES / "include" / "maps.h").read_bytes(), digest_size=4)
     programs = hashlib.blake2b(text.encode(), digest_size=8)
-    for source in (Path(__file__), Path(attachments.__file__)):
+    for source in map(Path, (__file__, attachments.__file__, lsm.__file__)):
         programs.update(source.read_bytes())
     programs.update("\0".join(os.uname()).encode())
     return f"{layout.hexdigest()}-{programs.hexdigest()}"
@@ -157,13 +162,16 @@ def _replace(folder: Path, others: list[Path], text: str, cgroup: Path, unix_hoo
     try:
         with _call_exits() as opening:
             module = _compile(text)
-            for name in MAPS:
+            names = _maps(text)
+            for name in names:
                 bpf.pin(module[name].map_fd, folder / name)
             for other in others:
-                _carry_over(other, folder)
+                _carry_over(other, folder, names)
             for name, link in _attach(module, cgroup, unix_hooks, opening.result()):
                 bpf.pin(link, folder / f"link_{name}")
                 os.close(link)
+            if names != MAPS:
+                _attach_lsm(module, folder)
         bpf.pin(module["lost"].map_fd, folder / pins.COMPLETE)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -209,12 +217,24 @@ def _compile(text: str) -> Any:
             raise LoadError(f"the probes do not compile for this kernel: {error}") from error
 
 
-def _carry_over(old: Path, new: Path) -> None:
+def _attach_lsm(module: Any, folder: Path) -> None:
+    """Attach and pin what this kernel takes; the other layers hold without the rest."""
+    for name, link in lsm.attach(module):
+        if isinstance(link, OSError):
+            print(f"ri-loader: the LSM hook {name} is not used: {link.strerror}", file=sys.stderr)
+            continue
+        bpf.pin(link, folder / f"link_{lsm.LINK}{name}")
+        os.close(link)
+
+
+def _carry_over(old: Path, new: Path, names: Sequence[str]) -> None:
     """Copy the rows of a complete older version, where both lay them out alike."""
     same_layout = old.name.partition("-")[0] == new.name.partition("-")[0]
     if not same_layout or not (old / pins.COMPLETE).exists():
         return
-    for name in CARRIED:
+    for name in names:
+        if name in PASSING or not (old / name).exists():
+            continue
         source, target = bpf.Map.pinned(old / name), bpf.Map.pinned(new / name)
         for key in source:
             value = source.lookup(key)

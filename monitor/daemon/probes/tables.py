@@ -13,6 +13,8 @@ import itertools
 import struct
 from collections.abc import Collection, Sequence
 
+from monitor.daemon.probes import pins
+from monitor.daemon.probes.arms import Arms
 from monitor.daemon.probes.authority import AUTHORITY_MAPS, Authority
 from monitor.kernel.bpf import Map
 from monitor.policy.plan import Label, Policy
@@ -54,6 +56,7 @@ class KernelTables(Authority):
 
     def __init__(self, instance: str) -> None:
         super().__init__(instance)
+        self.arms = Arms()
         # Keys written per policy id, so that removing need not scan the maps.
         self._keys: dict[int, list[Row]] = {}
         # The labels of each policy id; they go with it.
@@ -62,6 +65,7 @@ class KernelTables(Authority):
     def open(self) -> None:
         """Open the pinned maps; FileNotFoundError where the loader has not run."""
         super().open()
+        self.arms.open(pins.current(self.instance))
         # The row that losses are counted in when there is no room for a session's own.
         nobody = _U64.pack(0)
         if self._maps["lost"].lookup(nobody) is None:
@@ -187,6 +191,7 @@ class KernelTables(Authority):
         key = _U64.pack(cgroup)
         self._maps["sessions"].delete(key)
         self._maps["lost"].delete(key)
+        self.arms.disarm(cgroup)
         self.unapprove(cgroup)
 
     def remove_leftovers(self, live: Collection[int], labels: Collection[int] = ()) -> int:
@@ -200,7 +205,7 @@ class KernelTables(Authority):
             self._remove_row(cgroup)
         kept = self._policies_in_force()
         known = kept.union(labels)
-        removed = len(strangers)
+        removed = len(strangers) + self.arms.keep(live)
         for name in POLICY_MAPS:
             table = self._maps[name]
             stale = [key for key in table if row_policy(name, key) not in known]
