@@ -7,7 +7,7 @@ import errno
 import os
 from typing import Any
 
-from monitor.audit import objects
+from monitor.audit import compose_lsm, objects
 from monitor.audit.subject import Finding, Subject, because, on, on_file, on_open, text_of
 from monitor.policy.action import Decision, Mechanism, SyscallAction, Verb, Verdict
 from monitor.policy.compile_files import granting
@@ -25,6 +25,7 @@ VERBS = {
     FileOperation.CHMOD: Verb.FILE_CHMOD,
     FileOperation.TRUNCATE: Verb.FILE_TRUNCATE,
     FileOperation.EXEC: Verb.PROC_EXEC,
+    FileOperation.MAP: Verb.PROC_EXEC,
     FileOperation.RECEIVE: Verb.FILE_RECEIVE,
 }
 HOST_REASONS = {
@@ -45,17 +46,22 @@ _EXECVE = NUMBERS["execve"]
 def find(subject: Subject, event: FileEvent) -> Finding | None:
     """The finding on a file call, done or refused; None: the gate refused it and has told so."""
     operation = event.operation
+    if event.cause is not None:
+        return compose_lsm.find(subject, event, _verb(event))
     if operation is FileOperation.EXEC and event.errno == errno.EPERM and _is_gated(subject):
         return None
-    if operation is _OPEN:
-        verb = Verb.FILE_WRITE if event.write or event.created else Verb.FILE_OPEN
-    else:
-        verb = VERBS[operation]
+    verb = _verb(event)
     if event.errno:
         return _refused(subject, event, verb)
     if operation is FileOperation.RECEIVE:
         return _received(subject, event)
     return _done(subject, event, verb)
+
+
+def _verb(event: FileEvent) -> Verb:
+    if event.operation in {_OPEN, FileOperation.USE}:
+        return Verb.FILE_WRITE if event.write or event.created else Verb.FILE_OPEN
+    return VERBS[event.operation]
 
 
 def _is_gated(subject: Subject) -> bool:

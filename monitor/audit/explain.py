@@ -23,6 +23,8 @@ MECHANISMS = {
     Mechanism.VIEW: "the session's private mount namespace, in which this object is masked",
     Mechanism.CGROUP_BPF: "a BPF program on the session's cgroup, which decides in the kernel on"
     " the address as the kernel holds it",
+    Mechanism.LSM: "a BPF program on a security hook, which decides in the kernel on the object"
+    " itself, whatever it is called",
     Mechanism.NFTABLES: "the session's packet rules in the kernel's nftables",
     Mechanism.PIDS: "the pids controller of the session's cgroup",
     Mechanism.GATE: "the gate: the call did not return before ri-monitord had decided on it",

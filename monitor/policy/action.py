@@ -77,6 +77,7 @@ class Mechanism(Enum):
     LANDLOCK = "landlock"
     VIEW = "view"  # the session's private mount namespace
     CGROUP_BPF = "cgroup-bpf"
+    LSM = "lsm"  # a BPF program of the kernel's security hooks
     NFTABLES = "nftables"  # the session's packet rules
     PIDS = "pids"
     GATE = "gate"  # the action waited for the daemon's answer

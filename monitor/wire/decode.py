@@ -14,11 +14,12 @@ import struct
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from errno import EACCES
 from functools import lru_cache
 from typing import TypeVar
 
 from monitor.wire import layout
-from monitor.wire.calls import BY_DESCRIPTOR, OPERATIONS
+from monitor.wire.calls import BY_DESCRIPTOR, HOOKS, OPERATIONS, PATHLESS, UNTOLD
 from monitor.wire.events import (
     AnyEvent,
     DenyCause,
@@ -35,7 +36,7 @@ from monitor.wire.events import (
     SyscallEvent,
     UseEvent,
 )
-from monitor.wire.layout import Flag, Kind, Operation, Tls, struct_format
+from monitor.wire.layout import Flag, Hook, Kind, Operation, Tls, struct_format
 
 # uapi/linux/socket.h
 AF_UNIX = 1
@@ -50,6 +51,8 @@ DIRECTORIES = 65536
 # Processes whose exit is remembered, and directories with an earlier path.
 _EXITED = 1024
 _EARLIER = 1024
+# How long after an LSM program refused it a call may end, ns.
+_SAME_CALL = 10**9
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -61,6 +64,7 @@ _DETAIL_SIZES: dict[int, tuple[int, ...]] = {
     Kind.PATH_CALL: (_SHORT, _LONG),
     Kind.NAME: (_SHORT,),
     Kind.UNIX: (_SHORT,),
+    Kind.DENIED: (_SHORT,),
     Kind.HELLO: (_SHORT,),
     Kind.EXEC: (ctypes.sizeof(layout.ri_exec),),
 }
@@ -111,6 +115,8 @@ class Decoder:
         self._seen_details: dict[int, tuple[int, AnyEvent]] = {}
         # Threads whose socket(2) a program refused: its exit tells the same once more.
         self._refused_sockets: set[int] = set()
+        # What an LSM program refused to a thread: the exit of its call tells the same once more.
+        self._refused: dict[int, FileEvent] = {}
         # (cgroup, pid) of processes that ended lately, oldest first.
         self._exited: dict[tuple[int, int], None] = {}
         self._event_handlers: dict[int, Callable[[bytes, int], AnyEvent | None]] = {
@@ -128,6 +134,7 @@ class Decoder:
             Kind.PATH_CALL: self._path_call,
             Kind.NAME: self._long_name,
             Kind.UNIX: self._unix,
+            Kind.DENIED: self._denied,
             Kind.HELLO: _hello,
             Kind.EXEC: self._exec,
         }
@@ -261,7 +268,42 @@ class Decoder:
             _bounded(self._earlier, _EARLIER)[detail.directory] = detail.header.time, before
         _bounded(self._directories, DIRECTORIES)[detail.directory] = path
 
-    def _path_call(self, data: bytes) -> FileEvent:
+    def _denied(self, data: bytes) -> FileEvent | None:
+        """What an LSM program refused, told now, or by the exit of a call that knows its path."""
+        detail = layout.ri_detail.from_buffer_copy(data)
+        hook = Hook(detail.number)
+        name = _text(_data(data, 0, detail.length))
+        flags = detail.header.flags
+        event = FileEvent(
+            *_sender(detail.header),
+            operation=HOOKS[hook],
+            path=self._path(detail.directory, name, detail.header.time),
+            target="",
+            claimed=False,
+            write=bool(flags & Flag.WRITE),
+            created=hook is Hook.PATH_MKNOD,
+            device=detail.device,
+            inode=detail.inode,
+            errno=detail.error,
+            cause=_CAUSES[detail.cause],
+            rule=detail.rule,
+        )
+        if detail.tag:
+            self._seen_details[_slot(detail.tag)] = (detail.tag, event)
+        if hook not in UNTOLD:
+            _bounded(self._refused, _EXITED)[detail.header.tid] = event
+        return None if hook in PATHLESS else event
+
+    def _path_call(self, data: bytes) -> FileEvent | None:
+        event = self._decode_call(data)
+        refused = self._refused.pop(event.tid, None)
+        if refused is None or event.time - refused.time > _SAME_CALL or event.errno != EACCES:
+            return event
+        if refused.path.startswith("/"):
+            return None
+        return replace(event, cause=refused.cause, rule=refused.rule)
+
+    def _decode_call(self, data: bytes) -> FileEvent:
         detail = layout.ri_detail.from_buffer_copy(data)
         path = self._claimed(detail, detail.directory, _data(data, 0, detail.length))
         target = ""

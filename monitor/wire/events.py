@@ -33,6 +33,8 @@ class FileOperation(Enum):
     TRUNCATE = "truncate"
     EXEC = "exec"  # a refused execve; one that succeeded is an ExecEvent
     RECEIVE = "receive"  # passed in over a unix socket, open already
+    USE = "use"  # reading or writing what is open; told only where it was refused
+    MAP = "map"  # a file mapped as code; told only where it was refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class FileEvent(Event):
     succeeded, calls on a descriptor); where True it is the string the caller passed, made absolute:
     good for a record, never for a decision. `target` is the second name of a rename or link.
     `ioctl_only`: a refused open with access mode 3, which is for neither reading nor writing.
+    `cause`: an LSM program refused it, and why; `rule` is then link << FILE_LINK_BITS | index in
+    Policy.masks, for UNLISTED the link alone, else -1.
     """
 
     operation: FileOperation
@@ -56,6 +60,8 @@ class FileEvent(Event):
     errno: int
     ioctl_only: bool = False
     generation: int = 0  # tells an inode from the next with its number; 0: not known
+    cause: DenyCause | None = None
+    rule: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +214,7 @@ AnyEvent = (
     | ExitEvent
     | NetEvent
     | LabelEvent
+    | UseEvent
     | HelloEvent
     | SyscallEvent
-    | UseEvent
 )
