@@ -147,10 +147,14 @@ static __always_inline void send_path_call(struct sys_exit *ctx, u64 cgroup, str
 					   u16 flags)
 {
 	u64 directory = learn_base(cgroup, &claims->first);
-	u64 second_directory = learn_base(cgroup, &claims->second);
-	struct ri_short *record = reserve_short(cgroup, RI_PATH_CALL, 0);
+	u64 second_directory;
+	struct ri_short *record;
 	struct ri_long *longer;
 
+	FORGET(directory);
+	second_directory = learn_base(cgroup, &claims->second);
+	FORGET(second_directory);
+	record = reserve_short(cgroup, RI_PATH_CALL, 0);
 	if (!record)
 		return;
 	fill_call(&record->detail, ctx, flags, directory, second_directory);
@@ -238,6 +242,7 @@ int ri_path_exit(struct sys_exit *ctx)
 	if (names_no_path(ctx->nr, &registers))
 		return 0;
 	find_claims(ctx->nr, &registers, &claims);
+	FORGET(claims);
 	send_path_call(ctx, cgroup, &claims, asked_flags(ctx->nr, &registers));
 	return 0;
 }

@@ -59,13 +59,10 @@ static __always_inline void send_refused_packet(u64 cgroup, struct destination *
 						struct decision *decision, u16 family,
 						u16 operation, u16 flags, u64 tag)
 {
-	struct ri_event *event = reserve_event(cgroup, RI_NET, flags);
+	struct ri_event *event = reserve_event_of_none(cgroup, RI_NET, flags);
 
 	if (!event)
 		return;
-	event->header.pid = 0;
-	event->header.tid = 0;
-	__builtin_memset(event->header.comm, 0, sizeof(event->header.comm));
 	__builtin_memset(&event->net, 0, sizeof(event->net));
 	event->net.tag = tag;
 	__builtin_memcpy(event->net.address, to->address, sizeof(to->address));

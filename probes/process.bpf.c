@@ -56,35 +56,49 @@ static __always_inline u64 hash_folder(u64 task)
 	       device * keys->keys[3];
 }
 
-/* The hash over argv; 0: there is none. */
+static __always_inline u64 hash_chunk(struct argument_chunk *chunk, struct argument_keys *keys)
+{
+	u64 hash = 0;
+
+#pragma clang loop unroll_count(8)
+	for (int i = 0; i < CHUNK_WORDS; i++)
+		hash += chunk->words[i] * keys->keys[i];
+	return hash;
+}
+
+/*
+ * The hash over argv; 0: there is none. The last chunk has its own code, so that a round of the loop
+ * has no branch but those that leave it: the verifier goes through each of them.
+ */
 static __always_inline u64 hash_arguments(u64 start, u64 length)
 {
 	u64 hash;
-	int zero = 0, last = CHUNKS;
+	u32 rest = length % CHUNK_BYTES;
+	int zero = 0, last = CHUNKS, row;
 	struct argument_chunk *chunk = argument_chunk.lookup(&zero);
 	struct argument_keys *keys = argument_keys.lookup(&last);
 
 	if (!chunk || !keys || length > CHUNKS * CHUNK_BYTES)
 		return 0;
 	hash = length * keys->keys[0];
+	last = length / CHUNK_BYTES;
 #pragma clang loop unroll(disable)
-	for (int i = 0; i < CHUNKS; i++) {
-		u64 offset = (u64)i * CHUNK_BYTES, size;
-
-		if (offset >= length)
+	for (u64 i = 0; i < CHUNKS; i++) {	/* of 64 bits: older verifiers lose sight of less */
+		if (i >= length / CHUNK_BYTES)
 			break;
-		keys = argument_keys.lookup(&i);
-		if (!keys)
+		row = i;
+		keys = argument_keys.lookup(&row);
+		if (!keys || bpf_probe_read_user(chunk->words, CHUNK_BYTES,
+						 (void *)(start + i * CHUNK_BYTES)) < 0)
 			return 0;
-		size = length - offset;
-		if (size > CHUNK_BYTES)
-			size = CHUNK_BYTES;
+		hash += hash_chunk(chunk, keys);
+	}
+	keys = argument_keys.lookup(&last);
+	if (rest && keys) {
 		__builtin_memset(chunk, 0, sizeof(*chunk));
-		if (bpf_probe_read_user(chunk->words, size, (void *)(start + offset)) < 0)
+		if (bpf_probe_read_user(chunk->words, rest, (void *)(start + length - rest)) < 0)
 			return 0;
-#pragma clang loop unroll_count(8)
-		for (int j = 0; j < CHUNK_WORDS; j++)
-			hash += chunk->words[j] * keys->keys[j];
+		hash += hash_chunk(chunk, keys);
 	}
 	return hash ? hash : 1;
 }

@@ -269,10 +269,12 @@ static __always_inline u32 read_part(struct __sk_buff *skb, struct ri_hello *hel
 	size = hello->need - have;
 	if (size > end - at)
 		size = end - at;
+	if (!size)
+		return RI_TLS_BROKEN;
 	asm volatile("" : "+r"(have), "+r"(size));	/* clang 14 folds the masks away */
 	have &= 255;
-	size &= 255;
-	if (!size || bpf_skb_load_bytes(skb, at, hello->key.name + have, size))
+	size = ((size - 1) & 255) + 1;	/* not 0: Linux 6.1 does not see that from the test above */
+	if (bpf_skb_load_bytes(skb, at, hello->key.name + have, size))
 		return RI_TLS_BROKEN;
 	have += size;
 	hello->have = have;
@@ -324,7 +326,7 @@ static __always_inline void send_hello(struct ri_hello *hello, u32 cause, u32 ow
 	struct ri_short *record;
 	struct ri_asked *asked;
 
-	record = reserve_short(hello->key.cgroup, RI_HELLO, flags);
+	record = reserve_short_of_none(hello->key.cgroup, RI_HELLO, flags);
 	if (!record)
 		return;
 	/* A packet may leave in the context of any process: who connected is told of. */

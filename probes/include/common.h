@@ -64,6 +64,10 @@ BPF_F_TABLE("array", int, struct ri_directory, directories, RI_DIRECTORY_SLOTS, 
 #define READ(destination, base, offset) \
 	bpf_probe_read_kernel(&(destination), sizeof(destination), (void *)((u64)(base) + (offset)))
 
+/* Has the verifier forget what it knows of a variable, so that it goes through what follows once and
+ * not for each way that led here: Linux 6.1 tells zeros and numbers on the stack from other bytes. */
+#define FORGET(variable) READ(variable, &(variable), 0)
+
 /* One read for several fields: WINDOW declares the buffer, FIELD takes a member out of it. */
 #define WINDOW(name, structure) char name[SIZE_##structure] __attribute__((aligned(8)))
 #define READ_WINDOW(name, structure, base) \
@@ -98,18 +102,38 @@ static __always_inline void count_lost(u64 cgroup)
 	add_lost(cgroup, 1);
 }
 
+/* For programs that run in the context of any process, and which older kernels do not let ask for it
+ * (cgroup_skb): the record names none. */
+static __always_inline void fill_header_of_none(struct ri_header *header, u64 cgroup, u16 kind,
+						u16 flags)
+{
+	__builtin_memset(header, 0, sizeof(*header));
+	header->time = bpf_ktime_get_boot_ns();
+	header->cgroup = cgroup;
+	header->kind = kind;
+	header->flags = flags;
+}
+
 static __always_inline void fill_header(struct ri_header *header, u64 cgroup, u16 kind, u16 flags)
 {
 	u64 task = bpf_get_current_pid_tgid();
 
-	header->time = bpf_ktime_get_boot_ns();
-	header->cgroup = cgroup;
+	fill_header_of_none(header, cgroup, kind, flags);
 	header->pid = task >> 32;
 	header->tid = (u32)task;
-	header->kind = kind;
-	header->flags = flags;
-	header->reserved = 0;
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
+}
+
+static __always_inline struct ri_event *reserve_event_of_none(u64 cgroup, u16 kind, u16 flags)
+{
+	struct ri_event *event = events.ringbuf_reserve(sizeof(struct ri_event));
+
+	if (!event) {
+		count_lost(cgroup);
+		return NULL;
+	}
+	fill_header_of_none(&event->header, cgroup, kind, flags);
+	return event;
 }
 
 static __always_inline struct ri_event *reserve_event(u64 cgroup, u16 kind, u16 flags)
@@ -140,6 +164,20 @@ static __always_inline struct ri_short *reserve_short(u64 cgroup, u16 kind, u16 
 		return NULL;
 	}
 	fill_detail(&record->detail, cgroup, kind, flags);
+	return record;
+}
+
+static __always_inline struct ri_short *reserve_short_of_none(u64 cgroup, u16 kind, u16 flags)
+{
+	struct ri_short *record = details.ringbuf_reserve(sizeof(struct ri_short));
+
+	if (!record) {
+		count_lost(cgroup);
+		return NULL;
+	}
+	__builtin_memset(&record->detail, 0, sizeof(record->detail));
+	fill_header_of_none(&record->detail.header, cgroup, kind, flags);
+	record->detail.rule = -1;
 	return record;
 }
 
@@ -201,7 +239,7 @@ static __always_inline bool only_counted(struct ri_session *session, u64 cgroup,
 		return true;
 	}
 	if (entry->count) {
-		struct ri_event *event = reserve_event(entry->cgroup, RI_COUNT, 0);
+		struct ri_event *event = reserve_event_of_none(entry->cgroup, RI_COUNT, 0);
 
 		if (event) {
 			__builtin_memset(&event->count, 0, sizeof(event->count));

@@ -94,6 +94,9 @@ static __always_inline bool send_directory(u64 cgroup, struct place *place, u64 
 		return false;
 	record->detail.directory = tag;
 	READ(root, mount, OFF_mount_mnt + OFF_vfsmount_mnt_root);
+	FORGET(parent);
+	FORGET(name);
+	FORGET(above);
 	for (int i = 0; i < DEPTH_MAX; i++) {
 		u32 offset = *used;
 		long length;
