@@ -21,6 +21,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from monitor.daemon.packets.base import table_name
 from monitor.kernel.cgroup import legacy_mount, unified_mount
 from monitor.kernel.tracing import BPFFS
 from tests.support.checkout import ROOT
@@ -205,6 +206,9 @@ class Daemon:
             if mount is not None and (mount / self.instance).is_dir():
                 for folder, _names, _files in os.walk(mount / self.instance, topdown=False):
                     os.rmdir(folder)  # noqa: PTH106 - as os.walk names it
+        for name in (self.instance, f"{self.instance}.check"):
+            table = ["nft", "delete", "table", "inet", table_name(name)]
+            subprocess.run(table, capture_output=True)  # it is there where the daemon was killed
         shutil.rmtree(BPFFS / self.instance, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
