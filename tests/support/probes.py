@@ -138,7 +138,7 @@ class Probes:
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,  # in an emulated guest it compiles for minutes
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.kernel import bpf, tracing
-from monitor.kernel.btf import Btf
+from monitor.kernel.btf import Btf, BtfError
 from monitor.wire.layout import Hook
 
 SOURCE = "lsm.bpf.c"
@@ -26,6 +26,8 @@ SECURITYFS = Path("/sys/kernel/security")
 _MARK = struct.Struct("<BBhi")
 _MOV64_IMMEDIATE = 0xB7
 _PLACEHOLDER = 0x72690000
+# `mov64 r0, 0`, `exit`.
+_NOTHING = bytes((0xB7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0))
 
 HOOKS: dict[Hook, tuple[str, str]] = {
     Hook.FILE_OPEN: ("ri_lsm_path", "file_open"),
@@ -50,12 +52,19 @@ HOOKS: dict[Hook, tuple[str, str]] = {
 
 
 def active() -> bool:
-    """Whether `bpf` is among the security modules that this kernel was booted with."""
+    """Whether `bpf` is among this kernel's active security modules, and takes programs."""
     try:
         tracing.mount_when_absent("securityfs", SECURITYFS)
-        return "bpf" in (SECURITYFS / "lsm").read_text().strip().split(",")
-    except OSError:
+        if "bpf" not in (SECURITYFS / "lsm").read_text().strip().split(","):
+            return False
+        hook = Btf((), functions=("bpf_lsm_file_open",)).function("bpf_lsm_file_open")
+        if hook is None:
+            return False
+        # A kernel may list it and refuse programs all the same.
+        os.close(bpf.load_lsm(_NOTHING, hook, "ri_try"))
+    except (OSError, BtfError):
         return False
+    return True
 
 
 def copy_for(hook: Hook, instructions: bytes) -> bytes:
