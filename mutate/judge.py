@@ -43,7 +43,10 @@ def compare(before: Mapping[str, Found], after: Mapping[str, Found]) -> list[tup
     """(row, what is other than before) of every row that is."""
     changes = []
     for name, found in after.items():
-        was = before[name]
+        was = before.get(name)
+        if was is None:  # told only where even what is allowed does not work
+            changes.append((name, f"{found.result}: {found.told}"))
+            continue
         if found == was:
             continue
         if found.result != was.result:

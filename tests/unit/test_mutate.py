@@ -53,4 +53,7 @@ def test_a_row_that_is_held_by_another_mechanism_has_changed() -> None:
     assert compare(before, {"1 a": Found("open", "DONE", None)}) == [("1 a", "open: DONE")]
     held = compare(before, {"1 a": Found("closed", "EPERM", "nftables")})
     assert held == [("1 a", "held by nftables, not cgroup-bpf")]
+    assert compare(before, {"0 b": Found("failed", "no session", None)}) == [
+        ("0 b", "failed: no session")
+    ]
     assert compare(before, {"1 a": Found("closed", "EACCES", "cgroup-bpf")})
