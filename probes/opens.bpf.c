@@ -5,10 +5,8 @@
  * raw sys_exit 130 ns. Observes only: a sibling thread can use the descriptor first.
  */
 #include "files.h"
-#include "marks.h"
 
-#define FMODE_READ 0x1		/* linux/fs.h */
-#define FMODE_WRITE 0x2
+#define FMODE_WRITE 0x2		/* linux/fs.h */
 #define FMODE_PATH 0x4000
 #define FMODE_CREATED 0x100000
 
@@ -18,7 +16,7 @@ static __always_inline u16 open_flags(u32 mode)
 }
 
 static __always_inline void send_long_name(u64 cgroup, struct place *place, u16 flags, u64 tag,
-					   u64 inode, u32 device, u32 generation, u64 directory)
+					   u64 inode, u32 device, u64 directory)
 {
 	struct ri_short *record = reserve_short(cgroup, RI_NAME, flags);
 	long length;
@@ -28,7 +26,6 @@ static __always_inline void send_long_name(u64 cgroup, struct place *place, u16 
 	record->detail.tag = tag;
 	record->detail.inode = inode;
 	record->detail.device = device;
-	record->detail.policy = generation;
 	record->detail.directory = directory;
 	length = bpf_probe_read_kernel_str(record->data, RI_NAME_MAX, (void *)place->name);
 	record->detail.length = length > 0 ? length - 1 : 0;
@@ -39,14 +36,13 @@ static __always_inline void send_open(u64 cgroup, struct place *place, u16 flags
 {
 	struct ri_event *event;
 	u64 inode = 0, directory;
-	u32 device = 0, generation = 0;
+	u32 device = 0;
 	long length;
 
 	read_inode(place->inode, &inode, &device);
-	READ(generation, place->inode, OFF_inode_i_generation);
 	directory = learn_parent(cgroup, place);
 	if (place->hash >> 32 >= sizeof(event->open.name)) {
-		send_long_name(cgroup, place, flags, tag, inode, device, generation, directory);
+		send_long_name(cgroup, place, flags, tag, inode, device, directory);
 		return;
 	}
 	event = reserve_event(cgroup, RI_OPEN, flags);
@@ -56,27 +52,10 @@ static __always_inline void send_open(u64 cgroup, struct place *place, u16 flags
 	event->open.inode = inode;
 	event->open.directory = directory;
 	event->open.device = device;
-	event->open.generation = generation;
 	length = bpf_probe_read_kernel_str(event->open.name, sizeof(event->open.name),
 					   (void *)place->name);
 	event->open.length = length > 0 ? length - 1 : 0;
 	events.ringbuf_submit(event, RB_NO_WAKEUP);
-}
-
-/* An open by a process of no session. */
-static __always_inline void open_outside(int descriptor)
-{
-	u64 file;
-	u32 mode = 0;
-
-	if (!any_marks())
-		return;
-	file = file_of_descriptor(descriptor);
-	if (!file)
-		return;
-	READ(mode, file, OFF_file_f_mode);
-	if (mode & FMODE_READ && !(mode & FMODE_PATH))
-		note_use(file, 0);
 }
 
 /* sys_exit of open, openat, openat2, creat. */
@@ -91,10 +70,8 @@ int ri_open_exit(struct sys_exit *ctx)
 	if (ctx->ret < 0)
 		return 0;
 	session = session_of(&cgroup);
-	if (!session) {
-		open_outside(ctx->ret);
+	if (!session)
 		return 0;
-	}
 	file = file_of_descriptor(ctx->ret);
 	if (!file)
 		return 0;

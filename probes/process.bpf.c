@@ -6,7 +6,6 @@
  * ticket for it before it let the call go on. What has none is killed before its first instruction.
  */
 #include "files.h"
-#include "marks.h"
 
 #define SIGNAL_GROUP_EXIT 0x4	/* linux/sched/signal.h */
 #define SIGKILL 9		/* uapi/asm-generic/signal.h */
@@ -217,13 +216,8 @@ int ri_exec_done(struct bpf_raw_tracepoint_args *ctx)
 	u64 cgroup, mm = 0, start = 0, end = 0, file = 0, inode = 0, directory, length, thread;
 	u32 device = 0, *cause;
 
-	if (!session_of(&cgroup)) {
-		if (any_marks()) {
-			READ(file, ctx->args[2], OFF_linux_binprm_file);
-			note_use(file, 1);
-		}
+	if (!session_of(&cgroup))
 		return 0;
-	}
 	READ(mm, ctx->args[0], OFF_task_struct_mm);
 	READ(start, mm, OFF_mm_struct_arg_start);
 	READ(end, mm, OFF_mm_struct_arg_end);
@@ -246,8 +240,7 @@ int ri_exec_done(struct bpf_raw_tracepoint_args *ctx)
 	record->cause = cause ? *cause : RI_ALLOWED;
 	if (cause)
 		killed.delete(&thread);
-	record->generation = 0;
-	READ(record->generation, place.inode, OFF_inode_i_generation);
+	record->reserved = 0;
 	bpf_probe_read_kernel_str(record->name, sizeof(record->name), (void *)place.name);
 	if (length > RI_ARGUMENTS)
 		length = RI_ARGUMENTS;

@@ -38,7 +38,6 @@ class Verb(Enum):
     FILE_CHMOD = "file.chmod"  # mode, owner, extended attributes
     FILE_TRUNCATE = "file.truncate"
     FILE_RECEIVE = "file.receive"  # what was open already, passed in over a unix socket
-    FILE_DEFERRED = "file.deferred"  # what the session wrote is used by somebody else, a warning
     PROC_FORK = "proc.fork"
     PROC_EXEC = "proc.exec"
     PROC_EXIT = "proc.exit"

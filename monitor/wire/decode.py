@@ -34,7 +34,6 @@ from monitor.wire.events import (
     NetEvent,
     NetOperation,
     SyscallEvent,
-    UseEvent,
 )
 from monitor.wire.layout import Flag, Hook, Kind, Operation, Tls, struct_format
 
@@ -79,7 +78,6 @@ def _record(body: type[ctypes.Structure]) -> struct.Struct:
 
 
 _OPEN = _record(layout.ri_open)
-_USE = _record(layout.ri_use)
 _NET = _record(layout.ri_net)
 _PROCESS = _record(layout.ri_process)
 _SYSCALL = _record(layout.ri_syscall)
@@ -126,7 +124,6 @@ class Decoder:
             Kind.NET: self._net,
             Kind.LABEL: _label,
             Kind.SYSCALL: self._syscall,
-            Kind.USE: self._use,
             Kind.COUNT: self._counted,
         }
         self._detail_handlers: dict[int, Callable[[bytes], AnyEvent | None]] = {
@@ -198,29 +195,14 @@ class Decoder:
         # The most frequent record by far: fields by position, which is twice as fast.
         (
             time, cgroup, pid, tid, _kind, flags, _reserved, comm,
-            _tag, inode, directory, device, generation, length, name,
+            _tag, inode, directory, device, length, name,
         ) = _OPEN.unpack_from(data, offset)  # fmt: skip
         return FileEvent(
             time, cgroup, pid, tid, _comm(comm), 1,
             _OPENED[flags & _RECEIVED != 0], self._path(directory, _text(name[:length]), time), "",
             False, flags & _WRITE != 0, flags & _CREATED != 0,
-            device, inode, 0, False, generation,
+            device, inode, 0,
         )  # fmt: skip
-
-    def _use(self, data: bytes, offset: int) -> UseEvent:
-        *who, _flags, _reserved, comm, inode, directory, device, executed, name, program = (
-            _USE.unpack_from(data, offset)
-        )
-        text = _text(name.split(b"\0", 1)[0])
-        return UseEvent(
-            *_actor(who, comm),
-            path=self._path(directory, text, who[0]),
-            name=text,
-            program=_text(program.split(b"\0", 1)[0]),
-            executed=bool(executed),
-            device=device,
-            inode=inode,
-        )
 
     def _net(self, data: bytes, offset: int) -> NetEvent:
         event = _decode_net(data, offset)
@@ -349,7 +331,6 @@ class Decoder:
             device=detail.device,
             inode=detail.inode,
             errno=0,
-            generation=detail.policy,
         )
         self._seen_details[_slot(detail.tag)] = (detail.tag, event)
         return event
@@ -386,7 +367,6 @@ class Decoder:
             device=record.device,
             inode=record.inode,
             cause=_CAUSES[record.cause] if record.cause else None,
-            generation=record.generation,
         )
 
 

@@ -59,7 +59,6 @@ class FileEvent(Event):
     inode: int
     errno: int
     ioctl_only: bool = False
-    generation: int = 0  # tells an inode from the next with its number; 0: not known
     cause: DenyCause | None = None
     rule: int = -1
 
@@ -83,22 +82,6 @@ class ExecEvent(Event):
     device: int
     inode: int
     cause: DenyCause | None = None
-    generation: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class UseEvent(Event):
-    """A file that a session wrote is used outside of sessions; `cgroup` is 0.
-
-    `executed`: it was started as a program, else it was opened. `name` may be cut off.
-    """
-
-    path: str
-    name: str
-    program: str
-    executed: bool
-    device: int
-    inode: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +197,6 @@ AnyEvent = (
     | ExitEvent
     | NetEvent
     | LabelEvent
-    | UseEvent
     | HelloEvent
     | SyscallEvent
 )

@@ -43,7 +43,6 @@ class Kind(IntEnum):
     DENIED = 69
     HELLO = 72
     LABEL = 7
-    USE = 9
 
 
 class Flag(IntFlag):
@@ -138,14 +137,6 @@ class PortVerdict(IntEnum):
     ASK = 2
 
 
-class MarkKind(IntFlag):
-    """enum ri_mark_kind. RUN: by an interpreter. READ: by whatever opens it."""
-
-    NONE = 0
-    RUN = 1
-    READ = 2
-
-
 class Table(IntEnum):
     """enum ri_table"""
 
@@ -172,9 +163,8 @@ class ri_open(ctypes.Structure):
         ("inode", c_uint64),
         ("directory", c_uint64),
         ("device", c_uint32),
-        ("generation", c_uint32),
         ("length", c_uint32),
-        ("name", c_char * 44),
+        ("name", c_char * 48),
     ]
 
 
@@ -211,20 +201,8 @@ class ri_count(ctypes.Structure):
     _fields_ = [("tag", c_uint64), ("count", c_uint64), ("reserved", c_uint64 * 8)]
 
 
-class ri_use(ctypes.Structure):
-    _fields_ = [
-        ("inode", c_uint64),
-        ("directory", c_uint64),
-        ("device", c_uint32),
-        ("executed", c_uint32),
-        ("name", c_char * 32),
-        ("program", c_char * 24),
-    ]
-
-
 class _ri_body(ctypes.Union):
     _fields_ = [
-        ("use", ri_use),
         ("open", ri_open),
         ("net", ri_net),
         ("process", ri_process),
@@ -282,7 +260,7 @@ class ri_exec(ctypes.Structure):
         ("device", c_uint32),
         ("length", c_uint32),
         ("cause", c_uint32),
-        ("generation", c_uint32),
+        ("reserved", c_uint32),
         ("name", c_char * NAME_MAX),
         ("arguments", c_char * ARGUMENTS),
     ]
@@ -427,18 +405,6 @@ class ri_unix_value(ctypes.Structure):
 
 class ri_unix_ticket(ctypes.Structure):
     _fields_ = [("cookie", c_uint64), ("pid", c_uint32), ("reserved", c_uint32)]
-
-
-class ri_mark_key(ctypes.Structure):
-    _fields_ = [("inode", c_uint64), ("device", c_uint32), ("reserved", c_uint32)]
-
-
-class ri_mark(ctypes.Structure):
-    _fields_ = [("kinds", c_uint32), ("generation", c_uint32), ("serial", c_uint32)]
-
-
-class ri_runner_key(ctypes.Structure):
-    _fields_ = [("name", c_char * 16)]
 
 
 class ri_seen(ctypes.Structure):

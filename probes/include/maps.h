@@ -190,30 +190,6 @@ struct ri_unix_ticket {
 	__u32 reserved;
 };
 
-/* A file that a session wrote. */
-struct ri_mark_key {
-	__u64 inode;
-	__u32 device;		/* kernel dev_t */
-	__u32 reserved;
-};
-
-enum ri_mark_kind {
-	RI_MARK_RUN = 1,	/* an interpreter that opens it runs it */
-	RI_MARK_READ = 2,	/* whatever opens it may do as it says: configuration, a library */
-};
-
-/* Started as a program it is used, whatever its kinds. */
-struct ri_mark {
-	__u32 kinds;		/* enum ri_mark_kind */
-	__u32 generation;	/* 0: not known */
-	__u32 serial;		/* of this row: what was told of an earlier one is told of this again */
-};
-
-/* The name of an interpreter, up to its first digit, dot or hyphen. */
-struct ri_runner_key {
-	char name[16];
-};
-
 /* One slot of the direct-mapped cache behind `audit: first`. */
 struct ri_seen {
 	__u64 tag;

@@ -27,7 +27,6 @@ enum ri_kind {
 	RI_DENIED = 69,		/* ri_short: an LSM program refused; number is the hook */
 	RI_HELLO = 72,		/* ri_short: data is ri_asked, a TLS hello that was refused */
 	RI_LABEL = 7,		/* ri_event.net: this action earned the label whose policy is `policy` */
-	RI_USE = 9,		/* ri_event.use: a file that a session wrote is used outside of sessions */
 };
 
 enum ri_flag {
@@ -140,9 +139,8 @@ struct ri_open {
 	__u64 inode;
 	__u64 directory;	/* the RI_DIRECTORY record that holds the path of the parent */
 	__u32 device;		/* kernel dev_t: major << 20 | minor */
-	__u32 generation;	/* tells an inode from the next with its number; 0 on some file systems */
 	__u32 length;
-	char name[44];
+	char name[48];
 };
 
 struct ri_net {
@@ -178,20 +176,9 @@ struct ri_count {
 	__u64 reserved[8];
 };
 
-/* Its header has cgroup 0: whoever uses the file is of no session. Names are cut to fit. */
-struct ri_use {
-	__u64 inode;
-	__u64 directory;	/* as in ri_open */
-	__u32 device;
-	__u32 executed;		/* 1: it was started as a program; 0: opened */
-	char name[32];
-	char program[24];	/* the name of the file that the process runs */
-};
-
 struct ri_event {
 	struct ri_header header;
 	union {
-		struct ri_use use;
 		struct ri_open open;
 		struct ri_net net;
 		struct ri_process process;
@@ -212,7 +199,7 @@ struct ri_detail {
 	__u32 length;		/* bytes used of data; for RI_PATH_CALL by the first path */
 	__u32 second;		/* RI_PATH_CALL: where the second path starts in data, 0: none */
 	__s32 rule;		/* RI_UNIX: as in ri_net */
-	__u32 policy;		/* RI_UNIX; RI_NAME: the generation, as in ri_open */
+	__u32 policy;		/* RI_UNIX */
 	__u32 cause;		/* RI_UNIX */
 };
 
@@ -248,7 +235,7 @@ struct ri_exec {
 	__u32 device;
 	__u32 length;		/* bytes used of arguments */
 	__u32 cause;		/* enum ri_cause: RI_ALLOWED, or why it was killed */
-	__u32 generation;	/* as in ri_open */
+	__u32 reserved;
 	char name[RI_NAME_MAX];
 	char arguments[RI_ARGUMENTS];
 };

@@ -42,7 +42,6 @@ CONSTANTS = {
 }
 # Of enums whose members would be mistaken for those of others.
 PREFIXES = {
-    "ri_mark_kind": "RI_MARK",
     "ri_table": "RI_TABLE",
     "ri_budget_kind": "RI_BUDGET",
     "ri_tls": "RI_TLS",

@@ -15,7 +15,7 @@ from monitor.kernel.btf import Btf, BtfError
 # Fields the probes read, by struct. `?` marks one that older kernels lack.
 FIELDS = {
     "task_struct": "mm files fs pid tgid signal exit_code",
-    "mm_struct": "arg_start arg_end exe_file",
+    "mm_struct": "arg_start arg_end",
     "signal_struct": "live flags group_exit_code",
     "files_struct": "fdt",
     "fdtable": "fd max_fds",
@@ -26,7 +26,7 @@ FIELDS = {
     "mount": "mnt_parent mnt_mountpoint mnt mnt_ns",
     "dentry": "d_parent d_name d_inode",
     "qstr": "name",
-    "inode": "i_ino i_sb i_mode i_rdev i_generation",
+    "inode": "i_ino i_sb i_mode i_rdev",
     "super_block": "s_dev s_flags",
     "vm_area_struct": "vm_file",
     "linux_binprm": "file",
