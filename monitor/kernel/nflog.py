@@ -12,19 +12,17 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from monitor.kernel.nfmonitor import SO_RCVBUFFORCE
-from monitor.kernel.nfnetlink import (
-    GENERIC,
-    HEADER,
-    NETLINK_NETFILTER,
+from monitor.kernel.netlink import (
     NLM_F_ACK,
-    NLM_F_REQUEST,
     NLMSG_ERROR,
-    RECEIVE_SIZE,
     attribute,
     attributes,
-    name_of,
+    error_of,
+    messages,
+    request,
 )
+from monitor.kernel.nfmonitor import SO_RCVBUFFORCE
+from monitor.kernel.nfnetlink import GENERIC, NETLINK_NETFILTER, RECEIVE_SIZE, name_of
 
 NFNL_SUBSYS_ULOG = 4
 NFULNL_MSG_PACKET, NFULNL_MSG_CONFIG = 0, 1
@@ -84,16 +82,10 @@ class PacketLog:
             self.lost += 1
             return []
         found = []
-        offset = 0
-        while offset + HEADER.size <= len(data):
-            length, kind, _flags, _sequence, _port = HEADER.unpack_from(data, offset)
-            if length < HEADER.size:
-                break
-            body = data[offset + HEADER.size + GENERIC.size : offset + length]
-            offset += (length + 3) & ~3
-            if kind != NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET:
+        for each in messages(data):
+            if each.kind != NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_PACKET:
                 continue
-            parts = attributes(body)
+            parts = attributes(each.body[GENERIC.size :])
             header = parts.get(NFULA_PACKET_HDR, b"\0\0\0")
             found.append(
                 Told(
@@ -106,11 +98,9 @@ class PacketLog:
 
     def _configure(self, group: int, kind: int, value: bytes) -> None:
         body = GENERIC.pack(socket.AF_UNSPEC, 0, group) + attribute(kind, value)
-        flags = NLM_F_REQUEST | NLM_F_ACK
         number = NFNL_SUBSYS_ULOG << 8 | NFULNL_MSG_CONFIG
-        self._socket.send(HEADER.pack(HEADER.size + len(body), number, flags, 1, 0) + body)
-        answer = self._socket.recv(RECEIVE_SIZE)
-        _length, kind, *_rest = HEADER.unpack_from(answer)
-        (code,) = struct.unpack_from("=i", answer, HEADER.size)
-        if kind == NLMSG_ERROR and code:
-            raise OSError(-code, f"packets cannot be told of: {os.strerror(-code)}")
+        self._socket.send(request(number, NLM_F_ACK, body))
+        answer = next(messages(self._socket.recv(RECEIVE_SIZE)))
+        error = error_of(answer.body)
+        if answer.kind == NLMSG_ERROR and error:
+            raise OSError(error, f"packets cannot be told of: {os.strerror(error)}")

@@ -9,16 +9,15 @@ from __future__ import annotations
 import contextlib
 import socket
 
+from monitor.kernel.netlink import attributes, messages
 from monitor.kernel.nfnetlink import (
     GENERIC,
-    HEADER,
     NETLINK_NETFILTER,
     NFNL_SUBSYS_NFTABLES,
     NFPROTO_INET,
     RECEIVE_SIZE,
     SOL_NETLINK,
     TABLE,
-    attributes,
     name_of,
 )
 
@@ -55,14 +54,10 @@ class Monitor:
                 data = self._socket.recv(RECEIVE_SIZE)
             except BlockingIOError:
                 return found
-            offset = 0
-            while offset + HEADER.size <= len(data):
-                length, kind, _flags, _sequence, port = HEADER.unpack_from(data, offset)
-                body = data[offset + HEADER.size : offset + length]
-                offset += (length + 3) & ~3
-                if kind >> 8 != NFNL_SUBSYS_NFTABLES or kind & 0xFF == NFT_MSG_NEWGEN:
+            for each in messages(data):
+                if each.kind >> 8 != NFNL_SUBSYS_NFTABLES or each.kind & 0xFF == NFT_MSG_NEWGEN:
                     continue
-                if port in found or body[:1] != bytes([NFPROTO_INET]):
+                if each.port in found or each.body[:1] != bytes([NFPROTO_INET]):
                     continue
-                if name_of(attributes(body[GENERIC.size :]).get(TABLE, b"")) == table:
-                    found.add(port)
+                if name_of(attributes(each.body[GENERIC.size :]).get(TABLE, b"")) == table:
+                    found.add(each.port)

@@ -15,6 +15,21 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from monitor.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Received,
+    attribute,
+    attributes,
+    error_of,
+    listed,
+    messages,
+    nested,
+    request,
+)
+
 NETLINK_NETFILTER = 12
 NFNL_SUBSYS_NFTABLES = 10
 NFPROTO_INET = 1
@@ -26,11 +41,8 @@ NFT_MSG_NEWSET, NFT_MSG_GETSET, NFT_MSG_DELSET = 9, 10, 11
 NFT_MSG_NEWSETELEM, NFT_MSG_GETSETELEM, NFT_MSG_DELSETELEM = 12, 13, 14
 NFT_MSG_NEWOBJ, NFT_MSG_GETOBJ, NFT_MSG_DELOBJ = 18, 19, 20
 # nlmsghdr
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_CREATE, NLM_F_APPEND = 1, 4, 0x300, 0x400, 0x800
-NLM_F_EXCL = 0x200
+NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x200, 0x400, 0x800
 NLM_F_DUMP_INTR = 0x10
-NLMSG_ERROR, NLMSG_DONE = 2, 3
-NLA_F_NESTED = 0x8000
 # Attributes: a chain's, a set's, an object's and a rule's name.
 TABLE = 1
 NFTA_CHAIN_NAME, NFTA_SET_NAME, NFTA_OBJ_NAME, NFTA_RULE_CHAIN = 3, 2, 2, 2
@@ -57,9 +69,7 @@ NFTA_SET_ID = 10
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10  # linux/socket.h, uapi/linux/netlink.h
 SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 
-HEADER = struct.Struct("=IHHII")  # nlmsghdr
 GENERIC = struct.Struct("!BBH")  # nfgenmsg
-ATTRIBUTE = struct.Struct("=HH")
 RECEIVE_SIZE = 1 << 18
 # Elements in one message: their list is an attribute, and those have 16 bits for their length.
 MOST_ELEMENTS = 500
@@ -95,39 +105,8 @@ class Found:
     bytes: int
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    size = ATTRIBUTE.size + len(value)
-    return ATTRIBUTE.pack(size, kind) + value + bytes(-size % 4)
-
-
-def nested(kind: int, *values: bytes) -> bytes:
-    return attribute(kind | NLA_F_NESTED, b"".join(values))
-
-
 def _text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode() + b"\0")
-
-
-def attributes(data: bytes) -> dict[int, bytes]:
-    found: dict[int, bytes] = {}
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(data):
-        size, kind = ATTRIBUTE.unpack_from(data, offset)
-        if size < ATTRIBUTE.size:
-            break
-        found[kind & 0x3FFF] = data[offset + ATTRIBUTE.size : offset + size]
-        offset += (size + 3) & ~3
-    return found
-
-
-def _list(data: bytes) -> Iterator[bytes]:
-    offset = 0
-    while offset + ATTRIBUTE.size <= len(data):
-        size, _kind = ATTRIBUTE.unpack_from(data, offset)
-        if size < ATTRIBUTE.size:
-            break
-        yield data[offset + ATTRIBUTE.size : offset + size]
-        offset += (size + 3) & ~3
 
 
 def name_of(data: bytes) -> str:
@@ -291,12 +270,11 @@ class Connection:
         self._send(b"".join(data))
         failed = 0
         while True:
-            for kind, _flags, sequence, body in self._receive():
-                if kind != NLMSG_ERROR or sequence < begin:
+            for each in self._receive():
+                if each.kind != NLMSG_ERROR or each.sequence < begin:
                     continue
-                (code,) = struct.unpack_from("=i", body)
-                failed = failed or -code
-                if sequence in (begin, final):
+                failed = failed or error_of(each.body)
+                if each.sequence in (begin, final):
                     if failed:
                         raise OSError(failed, f"nf_tables: {os.strerror(failed)}")
                     return
@@ -329,7 +307,7 @@ class Connection:
         """The rules of a chain."""
         inside = _text(TABLE, table) + _text(NFTA_RULE_CHAIN, chain)
         return [
-            [_expression(each) for each in _list(found[NFTA_RULE_EXPRESSIONS])]
+            [_expression(each) for _kind, each in listed(found[NFTA_RULE_EXPRESSIONS])]
             for found in map(attributes, self._dump(NFT_MSG_GETRULE, inside))
             if name_of(found[TABLE]) == table and name_of(found[NFTA_RULE_CHAIN]) == chain
         ]
@@ -340,17 +318,17 @@ class Connection:
         return [
             _found(attributes(each))
             for body in self._dump(NFT_MSG_GETSETELEM, inside)
-            for each in _list(attributes(body).get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
+            for _kind, each in listed(attributes(body).get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
         ]
 
     def counter(self, table: str, name: str) -> tuple[int, int]:
         """(packets, bytes) of a named counter."""
         self._send(self._request(NFT_MSG_GETOBJ, 0, _counter(table, name)))
-        for kind, _flags, _sequence, body in self._receive():
-            if kind == NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", body)
-                raise OSError(-code, f"nf_tables: counter {name}: {os.strerror(-code)}")
-            return _counted(attributes(attributes(body[GENERIC.size :])[NFTA_OBJ_DATA]))
+        for each in self._receive():
+            if each.kind == NLMSG_ERROR:
+                error = error_of(each.body)
+                raise OSError(error, f"nf_tables: counter {name}: {os.strerror(error)}")
+            return _counted(attributes(attributes(each.body[GENERIC.size :])[NFTA_OBJ_DATA]))
         raise OSError(errno.EIO, f"nf_tables: no answer about counter {name}")
 
     def _dump(self, kind: int, body: bytes) -> list[bytes]:
@@ -360,17 +338,17 @@ class Connection:
             self._send(self._request(kind, NLM_F_DUMP, body))
             whole, done = True, False
             while not done:
-                for answer, flags, _sequence, data in self._receive():
-                    whole = whole and not flags & NLM_F_DUMP_INTR
-                    if answer == NLMSG_DONE:
+                for each in self._receive():
+                    whole = whole and not each.flags & NLM_F_DUMP_INTR
+                    if each.kind == NLMSG_DONE:
                         done = True
-                    elif answer == NLMSG_ERROR:
-                        (code,) = struct.unpack_from("=i", data)
-                        if -code != errno.EINTR:
-                            raise OSError(-code, f"nf_tables: {os.strerror(-code)}")
+                    elif each.kind == NLMSG_ERROR:
+                        error = error_of(each.body)
+                        if error != errno.EINTR:
+                            raise OSError(error, f"nf_tables: {os.strerror(error)}")
                         whole, done = False, True
                     else:
-                        found.append(data[GENERIC.size :])
+                        found.append(each.body[GENERIC.size :])
             if whole:
                 return found
         raise OSError(errno.EBUSY, "nf_tables: the rules change faster than they can be read")
@@ -381,8 +359,7 @@ class Connection:
 
     def _message(self, kind: int, flags: int, body: bytes) -> bytes:
         self._sequence += 1
-        size = HEADER.size + len(body)
-        return HEADER.pack(size, kind, NLM_F_REQUEST | flags, self._sequence, 0) + body
+        return request(kind, flags, body, self._sequence)
 
     def _send(self, data: bytes) -> None:
         # The socket's room bounds a batch: as much as it needs, root may.
@@ -390,13 +367,8 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, 2 * len(data))
         self._socket.send(data)
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        data = self._socket.recv(RECEIVE_SIZE)
-        offset = 0
-        while offset + HEADER.size <= len(data):
-            length, kind, flags, sequence, _port = HEADER.unpack_from(data, offset)
-            yield kind, flags, sequence, data[offset + HEADER.size : offset + length]
-            offset += (length + 3) & ~3
+    def _receive(self) -> Iterator[Received]:
+        return messages(self._socket.recv(RECEIVE_SIZE))
 
 
 def _expression(data: bytes) -> Expression:

@@ -18,14 +18,19 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from monitor.kernel.netlink import (
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attribute,
+    error_of,
+    messages,
+    request,
+)
+
 # uapi/linux/netlink.h
 NETLINK_SOCK_DIAG = 4
-NLM_F_REQUEST = 1
-NLM_F_ACK = 4
-NLM_F_DUMP = 0x300
-NLMSG_ERROR = 2
-NLMSG_DONE = 3
-DESTROY_FLAGS = NLM_F_REQUEST | NLM_F_ACK
 
 # uapi/linux/sock_diag.h
 SOCK_DIAG_BY_FAMILY = 20
@@ -43,9 +48,7 @@ IPPROTO_UDPLITE = 136
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 PROTOCOLS = (socket.IPPROTO_TCP, socket.IPPROTO_UDP, IPPROTO_UDPLITE)
 
-HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 REQUEST = struct.Struct("=BBBBI")  # inet_diag_req_v2 up to the socket id
-ATTRIBUTE = struct.Struct("=HH")
 SOCKET_ID_SIZE = 48  # inet_diag_sockid: ports, addresses, interface, cookie
 MESSAGE_ID_OFFSET = 4  # of the socket id in inet_diag_msg
 MESSAGE_STATE_OFFSET = 1
@@ -94,40 +97,28 @@ def _filter(cgroups: Sequence[int]) -> bytes:
             code = JUMP.pack(INET_DIAG_BC_JMP, JUMP.size, JUMP.size + len(code)) + code
         size = CONDITION.size
         code = CONDITION.pack(INET_DIAG_BC_CGROUP_COND, size, size + JUMP.size, cgroup) + code
-    return ATTRIBUTE.pack(ATTRIBUTE.size + len(code), INET_DIAG_REQ_BYTECODE) + code
-
-
-def _send(diag: socket.socket, kind: int, flags: int, body: bytes) -> None:
-    diag.send(HEADER.pack(HEADER.size + len(body), kind, NLM_F_REQUEST | flags, 1, 0) + body)
-
-
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = 0
-    while offset + HEADER.size <= len(data):
-        length, kind, _flags, _sequence, _port = HEADER.unpack_from(data, offset)
-        yield kind, data[offset + HEADER.size : offset + length]
-        offset += (length + 3) & ~3
+    return attribute(INET_DIAG_REQ_BYTECODE, code)
 
 
 def _check(body: bytes, what: str) -> None:
-    (code,) = struct.unpack_from("=i", body)
-    if code:
-        raise OSError(-code, os.strerror(-code), what)
+    error = error_of(body)
+    if error:
+        raise OSError(error, os.strerror(error), what)
 
 
 def _dump(diag: socket.socket, family: int, protocol: int, cgroups: Sequence[int]) -> list[bytes]:
     """The sockets of `cgroups`, an inet_diag_msg up to its socket id for each."""
-    request = REQUEST.pack(family, protocol, 0, 0, ALL_STATES) + bytes(SOCKET_ID_SIZE)
-    _send(diag, SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, request + _filter(cgroups))
+    asked = REQUEST.pack(family, protocol, 0, 0, ALL_STATES) + bytes(SOCKET_ID_SIZE)
+    diag.send(request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, asked + _filter(cgroups)))
     found: list[bytes] = []
     while True:
-        for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
-            if kind == NLMSG_DONE:
+        for each in messages(diag.recv(RECEIVE_SIZE)):
+            if each.kind == NLMSG_DONE:
                 return found
-            if kind == NLMSG_ERROR:
-                _check(body, f"sock_diag dump of protocol {protocol}")
+            if each.kind == NLMSG_ERROR:
+                _check(each.body, f"sock_diag dump of protocol {protocol}")
                 return found
-            found.append(body[: MESSAGE_ID_OFFSET + SOCKET_ID_SIZE])
+            found.append(each.body[: MESSAGE_ID_OFFSET + SOCKET_ID_SIZE])
 
 
 def _socket(family: int, protocol: int, message: bytes) -> OpenSocket:
@@ -153,21 +144,16 @@ def _address(family: int, packed: bytes) -> ipaddress.IPv4Address | ipaddress.IP
 def _destroy(diag: socket.socket, family: int, protocol: int, identities: Sequence[bytes]) -> int:
     """Destroy the sockets, and wait for the answer to each; how many there were."""
     start = REQUEST.pack(family, protocol, 0, 0, ALL_STATES)
-    requests = [
-        HEADER.pack(HEADER.size + len(start) + len(each), SOCK_DESTROY, DESTROY_FLAGS, 1, 0)
-        + start
-        + each
-        for each in identities
-    ]
+    requests = [request(SOCK_DESTROY, NLM_F_ACK, start + each) for each in identities]
     diag.send(b"".join(requests))
     left, destroyed = len(requests), 0
     while left:
-        for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
-            if kind != NLMSG_ERROR:
+        for answer in messages(diag.recv(RECEIVE_SIZE)):
+            if answer.kind != NLMSG_ERROR:
                 continue
             left -= 1
             try:
-                _check(body, "sock_diag destroy")
+                _check(answer.body, "sock_diag destroy")
             except OSError as error:
                 # Closed by its owner, or already unconnected: nothing is left to cut.
                 if error.errno not in (errno.ENOENT, errno.ENOTCONN, errno.EINVAL):
@@ -242,11 +228,10 @@ def _diag() -> socket.socket:
 def can_destroy() -> bool:
     """Whether this kernel destroys sockets on request (CONFIG_INET_DIAG_DESTROY)."""
     with _diag() as diag:
-        request = REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, ALL_STATES)
+        asked = REQUEST.pack(socket.AF_INET, socket.IPPROTO_TCP, 0, 0, ALL_STATES)
         # No socket has port 0 on both sides, so there is nothing to find.
-        _send(diag, SOCK_DESTROY, NLM_F_ACK, request + bytes(SOCKET_ID_SIZE))
-        for kind, body in _messages(diag.recv(RECEIVE_SIZE)):
-            if kind == NLMSG_ERROR:
-                (code,) = struct.unpack_from("=i", body)
-                return bool(code == -errno.ENOENT)
+        diag.send(request(SOCK_DESTROY, NLM_F_ACK, asked + bytes(SOCKET_ID_SIZE)))
+        for each in messages(diag.recv(RECEIVE_SIZE)):
+            if each.kind == NLMSG_ERROR:
+                return error_of(each.body) == errno.ENOENT
     return False

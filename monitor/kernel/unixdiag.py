@@ -12,10 +12,18 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from monitor.kernel.netlink import (
+    NLM_F_DUMP,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    attributes,
+    error_of,
+    messages,
+    request,
+)
+
 NETLINK_SOCK_DIAG = 4  # uapi/linux/netlink.h
 SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 # uapi/linux/unix_diag.h: udiag_show, attributes
 UDIAG_SHOW_NAME, UDIAG_SHOW_VFS = 1, 2
 UNIX_DIAG_NAME, UNIX_DIAG_VFS = 0, 1
@@ -23,10 +31,8 @@ UNIX_DIAG_NAME, UNIX_DIAG_VFS = 0, 1
 # once it has connected to somebody itself.
 ESTABLISHED, CLOSE, LISTEN = 1, 7, 10
 SERVING = 1 << ESTABLISHED | 1 << CLOSE | 1 << LISTEN
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _REQUEST = struct.Struct("=BBHIIIII")  # struct unix_diag_req
 _MESSAGE = 16  # struct unix_diag_msg
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr
 _VFS = struct.Struct("=II")  # struct unix_diag_vfs: inode, device
 _BUFFER = 1 << 16
 
@@ -66,37 +72,23 @@ def identity(descriptor: int, mountinfo: str) -> tuple[int, int]:
 
 def _dump() -> Iterator[tuple[bytes, tuple[int, int] | None]]:
     show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS
-    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, SERVING, 0, show, 0, 0)
-    size = _HEADER.size + len(request)
-    header = _HEADER.pack(size, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0)
+    asked = _REQUEST.pack(socket.AF_UNIX, 0, 0, SERVING, 0, show, 0, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as diag:
-        diag.send(header + request)
+        diag.send(request(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, asked))
         while True:
-            data = diag.recv(_BUFFER)
-            at = 0
-            while at + _HEADER.size <= len(data):
-                length, kind, *_rest = _HEADER.unpack_from(data, at)
-                if kind == NLMSG_DONE:
+            for each in messages(diag.recv(_BUFFER)):
+                if each.kind == NLMSG_DONE:
                     return
-                if kind == NLMSG_ERROR:
-                    number = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
-                    raise OSError(number, os.strerror(number), "unix sockets")
-                yield _told(data[at + _HEADER.size : at + length])
-                at += length + 3 & ~3
+                if each.kind == NLMSG_ERROR:
+                    error = error_of(each.body)
+                    raise OSError(error, os.strerror(error), "unix sockets")
+                yield _told(each.body)
 
 
 def _told(message: bytes) -> tuple[bytes, tuple[int, int] | None]:
     """(name, (inode, device)) of one socket; a name that is a path comes without its NUL."""
-    name, vfs = b"", None
-    at = _MESSAGE
-    while at + _ATTRIBUTE.size <= len(message):
-        length, kind = _ATTRIBUTE.unpack_from(message, at)
-        if length < _ATTRIBUTE.size:
-            break
-        value = message[at + _ATTRIBUTE.size : at + length]
-        if kind == UNIX_DIAG_NAME:
-            name = value if value.startswith(b"\0") else value.split(b"\0", 1)[0]
-        elif kind == UNIX_DIAG_VFS:
-            vfs = _VFS.unpack(value)
-        at += length + 3 & ~3
-    return name, vfs
+    parts = attributes(message[_MESSAGE:])
+    name, vfs = parts.get(UNIX_DIAG_NAME, b""), parts.get(UNIX_DIAG_VFS)
+    if not name.startswith(b"\0"):
+        name = name.split(b"\0", 1)[0]
+    return name, None if vfs is None else _VFS.unpack(vfs)
