@@ -18,9 +18,7 @@
 #define S_IFCHR 0020000
 #define S_IFDIR 0040000
 #define S_IFREG 0100000
-#define FMODE_READ 0x1		/* linux/fs.h */
-#define FMODE_WRITE 0x2
-#define FMODE_EXEC 0x20		/* in f_flags */
+#define FMODE_EXEC 0x20		/* linux/fs.h; in f_flags */
 #define SB_NOUSER 0x80000000
 #define PROT_EXEC 0x4		/* uapi/asm-generic/mman-common.h */
 
@@ -113,16 +111,11 @@ static __always_inline bool understand(struct bpf_raw_tracepoint_args *ctx, u64 
 		aim_at_file(request, file);
 		return true;
 	case RI_HOOK_MMAP_FILE:
-		file = ctx->args[0];
-		request->uses = RI_USE_EXECUTE;
-		request->how = RI_MAPPING;
-		request->flags = 0;
-		if (!file || !(ctx->args[2] & PROT_EXEC))
-			return false;
-		aim_at_file(request, file);
-		return true;
 	case RI_HOOK_FILE_MPROTECT:
-		READ(file, ctx->args[0], OFF_vm_area_struct_vm_file);
+		if (hook == RI_HOOK_MMAP_FILE)
+			file = ctx->args[0];
+		else
+			READ(file, ctx->args[0], OFF_vm_area_struct_vm_file);
 		request->uses = RI_USE_EXECUTE;
 		request->how = RI_MAPPING;
 		request->flags = 0;

@@ -6,8 +6,7 @@
  */
 #include "files.h"
 
-#define FMODE_WRITE 0x2		/* linux/fs.h */
-#define FMODE_PATH 0x4000
+#define FMODE_PATH 0x4000		/* linux/fs.h */
 #define FMODE_CREATED 0x100000
 
 static __always_inline u16 open_flags(u32 mode)

@@ -4,8 +4,8 @@
  * name in its first message (SNI) must be one that the session was told this address for. An address
  * that many hosts share is so no way to those that no rule names.
  *
- * watch_hello is for the connect programs. The message may come in
- * any number of packets; it is read in the order of its bytes, each once, whatever is sent again.
+ * watch_hello is for the connect programs. The message may come in any number of packets; it is read in
+ * the order of its bytes, each once, whatever is sent again.
  *
  * Fail closed: nothing leaves the connection before it has begun a hello, nor after a hello that is
  * refused, broken, without a name or with another one.

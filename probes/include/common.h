@@ -114,14 +114,20 @@ static __always_inline void fill_header_of_none(struct ri_header *header, u64 cg
 	header->flags = flags;
 }
 
-static __always_inline void fill_header(struct ri_header *header, u64 cgroup, u16 kind, u16 flags)
+/* Adds the process that runs. */
+static __always_inline void fill_actor(struct ri_header *header)
 {
 	u64 task = bpf_get_current_pid_tgid();
 
-	fill_header_of_none(header, cgroup, kind, flags);
 	header->pid = task >> 32;
 	header->tid = (u32)task;
 	bpf_get_current_comm(header->comm, sizeof(header->comm));
+}
+
+static __always_inline void fill_header(struct ri_header *header, u64 cgroup, u16 kind, u16 flags)
+{
+	fill_header_of_none(header, cgroup, kind, flags);
+	fill_actor(header);
 }
 
 static __always_inline struct ri_event *reserve_event_of_none(u64 cgroup, u16 kind, u16 flags)
@@ -138,33 +144,19 @@ static __always_inline struct ri_event *reserve_event_of_none(u64 cgroup, u16 ki
 
 static __always_inline struct ri_event *reserve_event(u64 cgroup, u16 kind, u16 flags)
 {
-	struct ri_event *event = events.ringbuf_reserve(sizeof(struct ri_event));
+	struct ri_event *event = reserve_event_of_none(cgroup, kind, flags);
 
-	if (!event) {
-		count_lost(cgroup);
-		return NULL;
-	}
-	fill_header(&event->header, cgroup, kind, flags);
+	if (event)
+		fill_actor(&event->header);
 	return event;
 }
 
-static __always_inline void fill_detail(struct ri_detail *detail, u64 cgroup, u16 kind, u16 flags)
+static __always_inline void fill_detail_of_none(struct ri_detail *detail, u64 cgroup, u16 kind,
+						u16 flags)
 {
 	__builtin_memset(detail, 0, sizeof(*detail));
-	fill_header(&detail->header, cgroup, kind, flags);
+	fill_header_of_none(&detail->header, cgroup, kind, flags);
 	detail->rule = -1;
-}
-
-static __always_inline struct ri_short *reserve_short(u64 cgroup, u16 kind, u16 flags)
-{
-	struct ri_short *record = details.ringbuf_reserve(sizeof(struct ri_short));
-
-	if (!record) {
-		count_lost(cgroup);
-		return NULL;
-	}
-	fill_detail(&record->detail, cgroup, kind, flags);
-	return record;
 }
 
 static __always_inline struct ri_short *reserve_short_of_none(u64 cgroup, u16 kind, u16 flags)
@@ -175,9 +167,16 @@ static __always_inline struct ri_short *reserve_short_of_none(u64 cgroup, u16 ki
 		count_lost(cgroup);
 		return NULL;
 	}
-	__builtin_memset(&record->detail, 0, sizeof(record->detail));
-	fill_header_of_none(&record->detail.header, cgroup, kind, flags);
-	record->detail.rule = -1;
+	fill_detail_of_none(&record->detail, cgroup, kind, flags);
+	return record;
+}
+
+static __always_inline struct ri_short *reserve_short(u64 cgroup, u16 kind, u16 flags)
+{
+	struct ri_short *record = reserve_short_of_none(cgroup, kind, flags);
+
+	if (record)
+		fill_actor(&record->detail.header);
 	return record;
 }
 
@@ -189,7 +188,8 @@ static __always_inline struct ri_long *reserve_long(u64 cgroup, u16 kind, u16 fl
 		count_lost(cgroup);
 		return NULL;
 	}
-	fill_detail(&record->detail, cgroup, kind, flags);
+	fill_detail_of_none(&record->detail, cgroup, kind, flags);
+	fill_actor(&record->detail.header);
 	return record;
 }
 

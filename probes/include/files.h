@@ -5,6 +5,9 @@
 
 #include "common.h"
 
+#define FMODE_READ 0x1		/* linux/fs.h */
+#define FMODE_WRITE 0x2
+
 #define DEPTH_MAX 64		/* path components walked; deeper paths are flagged truncated */
 
 /* What perf hands to a program on syscalls:sys_exit_*; the four bytes behind nr are garbage. */
