@@ -137,7 +137,7 @@ def load(instance: str, cgroup: Path) -> Loaded:
     tracing.mount_when_absent("bpf", tracing.BPFFS)
     tracing.mount_when_absent("tracefs", tracing.TRACEFS)
     text = program_text()
-    unix_hooks = "OFF_bpf_sock_addr_kern_uaddrlen" in text
+    unix_hooks = "#define OFF_bpf_sock_addr_kern_uaddrlen" in text
     root = pins.instance_folder(instance)
     root.mkdir(mode=0o700, exist_ok=True)
     folder = root / version(text)
