@@ -11,13 +11,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from monitor.daemon.gate.images import kernel_device
+from monitor.kernel.inodes import Identities, devices
 from monitor.session.session import Session
 from monitor.wire.file_rows import FileRows, Object, file_rows
 
 if TYPE_CHECKING:  # it is built on this module
     from monitor.daemon.context import Context
 
+MOUNTINFO = Path("/proc/self/mountinfo")
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 
@@ -25,8 +26,7 @@ class Objects:
     """Paths of this mount namespace, as the objects that the kernel has for them."""
 
     def __init__(self) -> None:
-        # File systems whose st_dev and st_ino are what the kernel has inside.
-        self._plain: set[int] = set()
+        self._identities = Identities()
         self._devices: dict[str, int] = {}
 
     def find(self, path: str) -> Object | None:
@@ -38,7 +38,7 @@ class Objects:
                 return None
             raise
         try:
-            return self._identity(descriptor)
+            return self._identities.of(descriptor, os.fstat(descriptor), self._device)
         finally:
             os.close(descriptor)
 
@@ -48,35 +48,13 @@ class Objects:
         except OSError:
             return False
 
-    def _identity(self, descriptor: int) -> Object:
-        found = os.fstat(descriptor)
-        shown = kernel_device(os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino
-        if found.st_dev in self._plain:
-            return shown
-        # btrfs and overlayfs show others than they have.
-        with Path(f"/proc/self/fdinfo/{descriptor}").open(encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file if ":" in line)
-        device = self._device(fields["mnt_id"].strip())
-        inside = device, int(fields["ino"])
-        if inside == shown:
-            self._plain.add(found.st_dev)
-        return inside
-
     def _device(self, mount: str) -> int:
         if mount not in self._devices:
-            self._devices = dict(_mounts())
+            with MOUNTINFO.open(encoding="utf-8", errors="surrogateescape") as file:
+                self._devices = dict(devices(file))
         if mount not in self._devices:
             raise OSError(errno.ENODEV, "a mount that this namespace does not have", mount)
         return self._devices[mount]
-
-
-def _mounts() -> list[tuple[str, int]]:
-    table = Path("/proc/self/mountinfo")
-    with table.open(encoding="utf-8", errors="surrogateescape") as file:
-        every = [line.split(" ", 3) for line in file]
-    return [
-        (identity, kernel_device(*map(int, device.split(":")))) for identity, _, device, _ in every
-    ]
 
 
 def arm(context: Context, session: Session) -> None:

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator
 
+from monitor.kernel.inodes import described, devices
 from monitor.kernel.netlink import (
     NLM_F_DUMP,
     NLMSG_DONE,
@@ -58,15 +59,10 @@ def identity(descriptor: int, mountinfo: str) -> tuple[int, int]:
     `mountinfo` is the text of a /proc/PID/mountinfo that has its mount. On some file systems fstat
     says something else. OSError, ValueError: the mount is not there.
     """
-    with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-        fields = dict(line.split(":", 1) for line in file if ":" in line)
-    inode = int(fields["ino"]) if "ino" in fields else os.fstat(descriptor).st_ino
-    mount = fields["mnt_id"].strip()
-    for line in mountinfo.splitlines():
-        number, _parent, device, _rest = line.split(" ", 3)
-        if number == mount:
-            major, minor = map(int, device.split(":"))
-            return major << 20 | minor, inode  # linux/kdev_t.h: MKDEV
+    mount, inode = described(descriptor)
+    for known, device in devices(mountinfo.splitlines()):
+        if known == mount:
+            return device, inode
     raise ValueError(f"mount {mount} is not among those of the process")
 
 

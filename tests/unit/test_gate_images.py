@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from monitor.daemon.gate.images import Image, Images, kernel_device, script_line
+from monitor.daemon.gate.images import Image, Images, script_line
+from monitor.kernel.inodes import kernel_device
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files that are to be executed: which they are to the kernel, and what it will do with them.
 
-Source: fs/binfmt_script.c for the `#!` line, elf(5), include/linux/kdev_t.h.
+Source: fs/binfmt_script.c for the `#!` line, elf(5).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from monitor.daemon.gate.task import Task
+from monitor.kernel.inodes import Identities, Identity, devices
 
 HEADER_BYTES = 256  # linux/binfmts.h: BINPRM_BUF_SIZE
 REMEMBERED = 4096
@@ -47,8 +48,7 @@ class Images:
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, ...], Image] = {}
-        # File systems whose st_dev and st_ino are what the kernel has inside.
-        self._plain: set[int] = set()
+        self._identities = Identities()
 
     def read(self, descriptor: int) -> Image:
         """What the file behind an O_PATH descriptor is. OSError."""
@@ -57,55 +57,32 @@ class Images:
         known = self._known.get(key)
         if known is not None:
             return known
-        device, inode = self._identity(descriptor, found)
+        device, inode = self._identities.of(descriptor, found, _mounted)
         if not stat.S_ISREG(found.st_mode):
             return Image(device, inode, regular=False)
         image = _read(f"/proc/self/fd/{descriptor}", device, inode)
         if len(self._known) >= REMEMBERED:
             del self._known[next(iter(self._known))]
-        if found.st_dev in self._plain:
+        if self._identities.known(found) is not None:
             self._known[key] = image
         return image
 
-    def place(self, task: Task) -> tuple[int, int]:
-        """(device, inode) of a task's working directory, as the kernel has them. OSError."""
-        found = task.place()
-        if found.st_dev in self._plain:
-            return kernel_device(os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino
+    def place(self, task: Task) -> Identity:
+        """That of a task's working directory. OSError."""
+        known = self._identities.known(task.place())
+        if known is not None:
+            return known
         descriptor = os.open(f"/proc/{task.thread}/cwd", os.O_PATH | os.O_CLOEXEC)
         try:
-            return self._identity(descriptor, os.fstat(descriptor))
+            return self._identities.of(descriptor, os.fstat(descriptor), _mounted)
         finally:
             os.close(descriptor)
-
-    def _identity(self, descriptor: int, found: os.stat_result) -> tuple[int, int]:
-        shown = kernel_device(os.major(found.st_dev), os.minor(found.st_dev)), found.st_ino
-        if found.st_dev in self._plain:
-            return shown
-        # btrfs and overlayfs show others than they have.
-        with open(f"/proc/self/fdinfo/{descriptor}", encoding="ascii") as file:
-            fields = dict(line.split(":", 1) for line in file if ":" in line)
-        device = _mounted(fields["mnt_id"].strip())
-        inside = device if device is not None else shown[0], int(fields["ino"])
-        if inside == shown:
-            self._plain.add(found.st_dev)
-        return inside
-
-
-def kernel_device(major: int, minor: int) -> int:
-    """dev_t inside the kernel."""
-    return major << 20 | minor
 
 
 def _mounted(mount: str) -> int | None:
     """The device of a mount of this namespace by its id; None: of another, or of none."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            fields = line.split(" ", 3)
-            if fields[0] == mount:
-                major, minor = fields[2].split(":")
-                return kernel_device(int(major), int(minor))
-    return None
+        return next((device for known, device in devices(file) if known == mount), None)
 
 
 def _read(path: str, device: int, inode: int) -> Image:
