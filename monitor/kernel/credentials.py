@@ -6,7 +6,6 @@ Source: proc(5), setresuid(2), capset(2).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import struct
 from dataclasses import dataclass
@@ -63,9 +62,3 @@ def same_user_namespace(thread: int) -> bool:
     theirs = os.stat(f"/proc/{thread}/ns/user")
     ours = os.stat("/proc/self/ns/user")
     return (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
-
-
-def dies_with_parent(signal: int) -> None:
-    """Have this process get `signal` when the thread that made it ends."""
-    if LIBC.prctl(ctypes.c_int(1), ctypes.c_ulong(signal)) < 0:  # PR_SET_PDEATHSIG
-        raise oserror("prctl PR_SET_PDEATHSIG")

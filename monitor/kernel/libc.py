@@ -20,6 +20,8 @@ NR_PIDFD_SEND_SIGNAL = 424
 NR_LANDLOCK_CREATE_RULESET = 444
 NR_LANDLOCK_ADD_RULE = 445
 
+PR_SET_PDEATHSIG = 1  # uapi/linux/prctl.h
+
 # uapi/linux/sched.h
 CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
@@ -48,6 +50,12 @@ def syscall(number: int, *arguments: object, what: object = "") -> int:
     if result < 0:
         raise oserror(what or f"system call {number}")
     return result
+
+
+def dies_with_parent(signal: int) -> None:
+    """Have this process get `signal` when the thread that made it ends; another user's loses it."""
+    if LIBC.prctl(ctypes.c_int(PR_SET_PDEATHSIG), ctypes.c_ulong(signal)) < 0:
+        raise oserror("prctl PR_SET_PDEATHSIG")
 
 
 def unshare(flags: int) -> None:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 from monitor.kernel import unixdiag
 from monitor.kernel.bpf import Map
-from monitor.kernel.credentials import Credentials, dies_with_parent, same_user_namespace
-from monitor.kernel.libc import LIBC
+from monitor.kernel.credentials import Credentials, same_user_namespace
+from monitor.kernel.libc import LIBC, dies_with_parent
 from monitor.wire.layout import ri_unix_ticket, struct_format
 
 NR_OPENAT2 = 437  # asm/unistd_64.h

@@ -8,7 +8,6 @@ because the worker records, and never alone. What waits is found again by the ne
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -24,11 +23,10 @@ from monitor.daemon.gate.facts import Facts
 from monitor.daemon.gate.loop import Loop
 from monitor.daemon.gate.office import Office
 from monitor.daemon.gate.opens import Opens, OpensFacts, out_of_the_way
-from monitor.kernel.libc import LIBC
+from monitor.kernel.libc import dies_with_parent
 from monitor.kernel.notify import Listener
 from monitor.policy.syscalls import NUMBERS
 
-PR_SET_PDEATHSIG = 1  # uapi/linux/prctl.h
 # Ahead of what else the host does: a program waits for each answer.
 NICENESS = -20
 # How soon it is noticed that a held call waits no more, and that a file has changed.
@@ -193,7 +191,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker's end is ours
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     parent = int(sys.argv[3])
-    LIBC.prctl(ctypes.c_int(PR_SET_PDEATHSIG), ctypes.c_ulong(signal.SIGKILL))
+    dies_with_parent(signal.SIGKILL)
     if os.getppid() != parent:
         return 0
     os.umask(0o077)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import socket
 import sys
 from collections import deque
@@ -26,7 +27,7 @@ from monitor.daemon.resolver.flows import Flows
 from monitor.daemon.resolver.resolver import Peer, Resolution, Resolver, Settings
 from monitor.daemon.resolver.server import Server
 from monitor.daemon.resolver.upstreams import parse_upstream, read_resolv_conf
-from monitor.kernel.libc import LIBC
+from monitor.kernel.libc import LIBC, dies_with_parent
 from monitor.resolver.replies import Admission
 from monitor.resolver.wire import NXDOMAIN, REFUSED
 
@@ -34,7 +35,6 @@ UNLISTED = {"nxdomain": NXDOMAIN, "refused": REFUSED}
 ALLOW_SECONDS = 3.0  # for the daemon's word that the addresses are allowed
 RESOLV_CONF_SECONDS = 2.0
 _MOST_UNSENT = 20_000  # records that wait while the daemon does not read; more are counted
-_PR_SET_PDEATHSIG, _SIGKILL = 1, 9  # uapi/linux/prctl.h, signal(7)
 _PR_SET_NO_NEW_PRIVS = 38
 
 
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.user is not None:
             _become(options.user)
         # After that: another user's process has none. With the parent it would serve nobody.
-        LIBC.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        dies_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             return 1
         asyncio.run(_serve(options))
