@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from monitor.wire import layout
 from monitor.wire.layout import SpanFlag, struct_format
-from monitor.wire.rows import RowError
+from monitor.wire.rows import RowError, address_of, packed_address
 
 _KEY = struct.Struct(struct_format(layout.ri_named_key))
 _SPAN = struct.Struct(struct_format(layout.ri_named_span))
@@ -38,10 +38,7 @@ class NamedSpan:
 
 def key(cgroup: int, address: IPv4Address | IPv6Address) -> bytes:
     """The key of one address of a session."""
-    packed = address.packed
-    if len(packed) == 4:
-        packed = b"\0" * 10 + b"\xff\xff" + packed
-    return _KEY.pack(cgroup, packed)
+    return _KEY.pack(cgroup, packed_address(address))
 
 
 def key_cgroup(data: bytes) -> int:
@@ -50,8 +47,7 @@ def key_cgroup(data: bytes) -> int:
 
 
 def key_address(data: bytes) -> IPv4Address | IPv6Address:
-    address = IPv6Address(_KEY.unpack(data)[1])
-    return address.ipv4_mapped or address
+    return address_of(_KEY.unpack(data)[1])
 
 
 def value(spans: Sequence[NamedSpan]) -> bytes:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from monitor.policy.action import Verdict
+from monitor.policy.action import IPAddress, Verdict
 from monitor.policy.plan import Budgets, NetPrefix, Policy, PortRange
 from monitor.wire import layout
 from monitor.wire.layout import BudgetKind, PortVerdict, SessionFlag, Table, struct_format
@@ -120,6 +120,18 @@ class Ticket:
         return _TICKET_KEY.pack(self.inode, self.arguments, self.pid, self.device)
 
 
+def packed_address(address: IPAddress) -> bytes:
+    """The 16 bytes of an address as all maps hold it: IPv4 as ::ffff:a.b.c.d."""
+    packed = address.packed
+    return packed if len(packed) == 16 else b"\0" * 10 + b"\xff\xff" + packed
+
+
+def address_of(packed: bytes) -> IPAddress:
+    """The address of those 16 bytes."""
+    address = ipaddress.IPv6Address(packed)
+    return address.ipv4_mapped or address
+
+
 def number_key(policy_id: int) -> bytes:
     """The key of maps that have one row for a policy."""
     return _U32.pack(policy_id)
@@ -129,21 +141,18 @@ def approval_key(
     cgroup: int,
     policy_id: int,
     protocol: int,
-    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+    address: IPAddress,
     port: int,
 ) -> bytes:
     """The key of one destination's approval."""
-    packed = address.packed
-    if len(packed) == 4:
-        packed = b"\0" * 10 + b"\xff\xff" + packed
+    packed = packed_address(address)
     return _APPROVAL_KEY.pack(cgroup, policy_id, protocol, _network_order(port), packed)
 
 
-def approved(key: bytes) -> tuple[int, int, ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+def approved(key: bytes) -> tuple[int, int, IPAddress, int]:
     """(policy, protocol, address, port) of an approval's key."""
     _cgroup, policy, protocol, port, packed = _APPROVAL_KEY.unpack(key)
-    address = ipaddress.IPv6Address(packed)
-    return policy, protocol, address.ipv4_mapped or address, _network_order(port)
+    return policy, protocol, address_of(packed), _network_order(port)
 
 
 def approval(expires: int, uses: int) -> bytes:

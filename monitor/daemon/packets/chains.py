@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from monitor.daemon.packets.base import MOST_ELEMENTS, PEER_SECONDS, SHARED
+from monitor.policy.action import IPAddress
 from monitor.policy.packets import Interval, PacketRules, Span
 
 Item = dict[str, Any]
@@ -81,6 +82,11 @@ def owner(name: str) -> tuple[str, str] | None:
     if (kind in DIRECTIONS or base in FIXED) and rest[-2:] in ("_a", "_b"):
         return rest[:-2], rest[-1]
     return None
+
+
+def end_key(address: IPAddress, protocol: int, port: int) -> bytes:
+    """address . inet_proto . inet_service: each part fills whole 32-bit registers."""
+    return address.packed + bytes((protocol, 0, 0, 0)) + port.to_bytes(2, "big") + bytes(2)
 
 
 class Chains:

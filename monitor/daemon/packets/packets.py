@@ -23,6 +23,7 @@ from monitor.daemon.packets.chains import (
     FAMILIES,
     VERSIONS,
     counter_name,
+    end_key,
     fixed_name,
     named_name,
     owner,
@@ -277,7 +278,10 @@ class Packets:
     def _keys(self, session: str, element: Element, widely: bool) -> Iterable[tuple[str, bytes]]:
         family = element.address.version
         if element.low == element.high:
-            yield named_name(family, session), _end_key(element)
+            yield (
+                named_name(family, session),
+                end_key(element.address, element.protocol, element.low),
+            )
             return
         spans = [
             span
@@ -375,16 +379,6 @@ def _checked(session: str) -> str:
     if not NAME.fullmatch(session):
         raise ValueError(f"{session!r} is no name for a session's network rules")
     return session
-
-
-def _end_key(element: Element) -> bytes:
-    """address . inet_proto . inet_service: each part fills whole 32-bit registers."""
-    return (
-        element.address.packed
-        + bytes((element.protocol, 0, 0, 0))
-        + element.low.to_bytes(2, "big")
-        + bytes(2)
-    )
 
 
 def _interval(family: int, first: bytes, last: bytes) -> tuple[str, str, int, int, int]:

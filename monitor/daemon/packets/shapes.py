@@ -20,13 +20,14 @@ from monitor.daemon.packets.chains import (
     Chains,
     chain_name,
     counter_name,
+    end_key,
     fixed_name,
     owner,
 )
 from monitor.kernel import nfnetlink
 from monitor.kernel.nfnetlink import Connection, Expression, Message
 from monitor.kernel.nft import Nft
-from monitor.policy.packets import Interval, PacketRules, Span
+from monitor.policy.packets import PacketRules, Span
 
 # Stands for the session in a shape.
 PLACE = "of-nobody"
@@ -72,7 +73,11 @@ class Shapes:
         for kind in FIXED:
             for each in getattr(rules, kind):
                 name = fixed_name(kind, each.first.version, session, version)
-                changes += nfnetlink.add_interval(self._table, name, *_ends(each))
+                ends = (
+                    end_key(each.first, each.protocol, each.low),
+                    end_key(each.last, each.protocol, each.high),
+                )
+                changes += nfnetlink.add_interval(self._table, name, *ends)
         for direction in DIRECTIONS:
             chain = chain_name(direction, session, version)
             changes += nfnetlink.add_chain(self._table, chain)
@@ -130,10 +135,3 @@ def _named(name: str, session: str, version: str) -> str:
     if found[1]:
         name = name.removesuffix(found[1]) + version
     return name.replace(PLACE, session)
-
-
-def _ends(each: Interval) -> tuple[bytes, bytes]:
-    """address . inet_proto . inet_service: each part fills whole 32-bit registers."""
-    protocol = bytes((each.protocol, 0, 0, 0))
-    first = each.first.packed + protocol + each.low.to_bytes(2, "big") + bytes(2)
-    return first, each.last.packed + protocol + each.high.to_bytes(2, "big") + bytes(2)
