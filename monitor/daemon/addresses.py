@@ -12,7 +12,7 @@ from monitor.daemon.probes.naming import Naming
 from monitor.kernel.sockdiag import OpenSocket
 from monitor.policy.action import IPAddress, Verdict
 from monitor.policy.decide_network import port_range
-from monitor.policy.plan import Plan
+from monitor.policy.plan import Plan, Policy
 from monitor.resolver.addresses import Network, is_own, is_public
 from monitor.resolver.book import Book, Row, Span
 from monitor.resolver.decision import A, NameTable, Permission, judge
@@ -174,28 +174,23 @@ class Addresses:
     def observed(self) -> bool:
         return self._plan.observe
 
-    def lost(self, each: OpenSocket, labels: Sequence[int] = ()) -> bool:
-        """Whether neither names nor rules let it be open; `labels`: those that it has, by index."""
+    def lost(self, each: OpenSocket, narrowed: Sequence[Policy] = ()) -> bool:
+        """Whether neither names nor rules let it be open; `narrowed`: what its labels leave."""
         if not each.remote.port or self._plan.observe:
             return False
         spans = self.book.spans(each.remote.address)
         if not spans and each.remote.address not in self._taken:
             return False  # no name ever came to it
-        by_name = not labels and any(
+        by_name = not narrowed and any(
             span.protocol == each.protocol and span.first <= each.remote.port <= span.last
             for span in spans
         )
-        return not by_name and not self._by_rules(each, labels)
+        return not by_name and not self._by_rules(each, narrowed)
 
-    def _by_rules(self, each: OpenSocket, labels: Sequence[int]) -> bool:
-        every = [label for policy in self._plan.policies for label in policy.labels]
-        narrowed = [every[index].policy for index in labels]
-        tables = [
-            policy.connect for policy in (*self._plan.policies, *narrowed) if policy is not None
-        ]
+    def _by_rules(self, each: OpenSocket, narrowed: Sequence[Policy]) -> bool:
         found = (
-            port_range(table, each.remote.address, each.remote.port, each.protocol)
-            for table in tables
+            port_range(policy.connect, each.remote.address, each.remote.port, each.protocol)
+            for policy in (*self._plan.policies, *narrowed)
         )
         return all(ports is not None and ports.verdict is not Verdict.DENY for ports in found)
 

@@ -95,7 +95,7 @@ def _put_in_force(context: Context, session: Session, *, revoking: bool) -> None
         session = context.registry.deny(session.id, Denial.REVOKED, why)
     # Rows of policies are written before the row of the session: with it, all are there.
     whole = context.registry.whole(session)
-    labels = narrowing(whole.plan.policies, whole.labels)
+    labels = tuple(narrowing(whole.plan.policies, whole.labels))
     expires, flags = row_facts(context, session)
     if row == SessionRow(expires, flags, whole.policies, labels):
         pairs = list(zip(whole.policies, whole.plan.policies, strict=True))

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from monitor.daemon.addresses import Addresses
 from monitor.daemon.packets.facts import Element
 from monitor.daemon.probes.naming import Naming
+from monitor.daemon.probes.tables import narrowing
 from monitor.daemon.resolutions import Resolutions
 from monitor.daemon.resolver import channel
 from monitor.daemon.resolver.server import listen
@@ -28,7 +29,7 @@ from monitor.kernel import sockdiag
 from monitor.kernel.routes import own_networks
 from monitor.policy.action import IPAddress
 from monitor.policy.packets import Interval
-from monitor.policy.plan import Plan
+from monitor.policy.plan import Plan, Policy
 from monitor.resolver.addresses import Network
 from monitor.resolver.hosts import parse_hosts
 from monitor.resolver.ports import TCP, UDP
@@ -249,26 +250,22 @@ class Names:
             self._tell_of(addresses)
             self._spawn(self._cut(addresses))
 
-    def _narrowing(self, addresses: Addresses) -> list[int]:
-        """Labels that it has and that narrow the network, by their place among all."""
+    def _narrowed(self, addresses: Addresses) -> list[Policy]:
+        """What its labels leave of the network, each that it has and that narrows it."""
         try:
             whole = self.context.registry.whole(self.context.registry.get(addresses.session))
         except UnknownSession:
             return []
-        every = [label for policy in whole.plan.policies for label in policy.labels]
-        earned = self.context.tables.earned(whole.labels)
-        return [
-            at
-            for at, (label, number) in enumerate(zip(every, whole.labels, strict=True))
-            if label.policy is not None and number in earned
-        ]
+        found = narrowing(whole.plan.policies, whole.labels)
+        earned = self.context.tables.earned(found)
+        return [policy for number, policy in found.items() if number in earned]
 
     def _plan(self, session: Session) -> Plan:
         return self.context.registry.whole(session).plan
 
     def _tell_of(self, addresses: Addresses) -> None:
         links: Sequence[Any] = addresses.links()
-        if self._narrowing(addresses) and not addresses.observed:
+        if self._narrowed(addresses) and not addresses.observed:
             links = [*links, ()]
         self._tell(channel.session_message(addresses.session, addresses.cgroup, links))
 
@@ -415,11 +412,11 @@ class Names:
             print(f"ri-monitord: cannot cut session {addresses.session}: {error}", file=sys.stderr)
 
     async def _cut_once(self, addresses: Addresses) -> int:
-        labels = self._narrowing(addresses)
+        narrowed = self._narrowed(addresses)
 
         def destroy() -> int:
             found = sockdiag.sockets(addresses.cgroup)
-            return sockdiag.destroy([each for each in found if addresses.lost(each, labels)])
+            return sockdiag.destroy([each for each in found if addresses.lost(each, narrowed)])
 
         return await asyncio.to_thread(destroy)
 

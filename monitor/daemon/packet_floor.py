@@ -265,15 +265,11 @@ class PacketFloor:
     def _approved(self, session: Session) -> frozenset[Element]:
         """Destinations that some rule asks about, and each that asks has a person's yes for."""
         whole = self.context.registry.whole(session)
-        labels = (label for policy in whole.plan.policies for label in policy.labels)
-        earned = self.context.tables.earned(narrowing(whole.plan.policies, whole.labels))
+        narrowed = narrowing(whole.plan.policies, whole.labels)
+        earned = self.context.tables.earned(narrowed)
         policies: list[tuple[int, Policy]] = [
             *zip(whole.policies, whole.plan.policies, strict=True),
-            *(
-                (number, label.policy)
-                for number, label in zip(whole.labels, labels, strict=True)
-                if label.policy is not None and number in earned
-            ),
+            *((number, policy) for number, policy in narrowed.items() if number in earned),
         ]
         answered = set(self.context.tables.approved(session.cgroup_id))
         found = set()
@@ -316,7 +312,7 @@ class PacketFloor:
             observe=session.plan.observe,
             policies=session.policies,
             above=session.above,
-            earned=frozenset(self.context.tables.earned(labels)) if labels else frozenset(),
+            earned=frozenset(self.context.tables.earned(labels)),
         )
 
     async def _bring(self, session: Session, wanted: _Wanted) -> None:
@@ -346,13 +342,9 @@ class PacketFloor:
             return NOTHING
         if wanted.observe:
             return EVERYTHING
-        labels = (label for policy in session.plan.policies for label in policy.labels)
-        more = [
-            label.policy
-            for number, label in zip(session.labels, labels, strict=True)
-            if label.policy is not None and number in wanted.earned
-        ]
         links, every = session.plan.policies, self.context.registry.whole(session).plan.policies
+        narrowed = narrowing(links, session.labels)
+        more = [policy for number, policy in narrowed.items() if number in wanted.earned]
         rules = policy_packets.rules(
             [*links, *more],
             spans=policy_packets.name_spans(every),

@@ -42,11 +42,14 @@ def add_lost(table: Map, cgroup: int, count: int) -> None:
     table.update(key, _U64.pack(count + (0 if known is None else _U64.unpack(known)[0])))
 
 
-def narrowing(policies: Sequence[Policy], labels: Sequence[int]) -> tuple[int, ...]:
-    """Which of `labels`, the ids of all labels of `policies` in their order, hold a policy."""
+def narrowing(policies: Sequence[Policy], labels: Sequence[int]) -> dict[int, Policy]:
+    """What labels leave of the network, by the labels' ids: those that hold a policy, in order.
+
+    `labels` are the ids of all labels of `policies`, in their order.
+    """
     every = itertools.chain.from_iterable(policy.labels for policy in policies)
     pairs: Sequence[tuple[int, Label]] = list(zip(labels, every, strict=True))
-    return tuple(number for number, label in pairs if label.policy is not None)
+    return {number: label.policy for number, label in pairs if label.policy is not None}
 
 
 class KernelTables(Authority):
@@ -88,9 +91,8 @@ class KernelTables(Authority):
         policies or labels than a row holds.
         """
         numbers = tuple(number for number, _policy in policies)
-        row = SessionRow(
-            expires, flags, numbers, narrowing([policy for _number, policy in policies], labels)
-        )
+        narrowed = tuple(narrowing([policy for _number, policy in policies], labels))
+        row = SessionRow(expires, flags, numbers, narrowed)
         row.pack()  # before anything is written: ValueError
         added = self.prepare(policies, labels)
         try:
