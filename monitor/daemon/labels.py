@@ -188,6 +188,7 @@ class Labels:
             await self.context.opens.remark(now, [each.number for each in own])
             for each_session in self._concerned({each.number for each in own}):
                 self.context.names.labelled(each_session)
+            await self.context.packets.changed(now)
             details = {"by": by, "steps": [asdict(step) for step in steps.done]}
             self.context.recording.daemon_record(
                 now, Verb.LABEL_REMOVE, name, details, reason=why or f"removed by {by}"
