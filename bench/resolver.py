@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from monitor.daemon.resolver import channel
-from monitor.daemon.resolver.server import listen
+from monitor.daemon.resolver.listening import listen
 from monitor.kernel.cgroup import Cgroup
 from monitor.resolver.names import parse
 from tests.support.dns_redirect import Redirect

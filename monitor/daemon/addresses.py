@@ -15,11 +15,10 @@ from monitor.policy.decide_network import port_range
 from monitor.policy.plan import Plan, Policy
 from monitor.resolver.addresses import Network, is_own, is_public
 from monitor.resolver.book import Book, Row, Span
-from monitor.resolver.decision import A, NameTable, Permission, judge
+from monitor.resolver.decision import A, Admission, NameTable, Permission, judge
 from monitor.resolver.hosts import admitted
 from monitor.resolver.names import Depth, NameRule
 from monitor.resolver.ports import TCP, UDP
-from monitor.resolver.replies import Admission
 from monitor.wire.named import NamedSpan
 
 # A connection that is open keeps its address for so long, again and again.

@@ -24,7 +24,7 @@ from monitor.daemon.probes.naming import Naming
 from monitor.daemon.probes.tables import narrowing
 from monitor.daemon.resolutions import Resolutions
 from monitor.daemon.resolver import channel
-from monitor.daemon.resolver.server import listen
+from monitor.daemon.resolver.listening import listen
 from monitor.kernel import sockdiag
 from monitor.kernel.routes import own_networks
 from monitor.policy.action import IPAddress

@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from monitor.resolver.addresses import Address
-from monitor.resolver.decision import A, NameTable, Permission, judge
+from monitor.resolver.decision import A, Admission, NameTable, Permission, judge
 from monitor.resolver.names import NameRule
 from monitor.resolver.ports import TCP, covers
-from monitor.resolver.replies import Admission
 
 MOST = 4096  # addresses
 HTTPS_PORT = 443

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from monitor.resolver.addresses import Address
 from monitor.resolver.names import Depth, NameRule
 from monitor.resolver.ports import PROTOCOLS, Range, common, merge
 
@@ -65,6 +66,19 @@ class Permission:
             return None
         left = Permission(self.name, links)
         return left if left.ports() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """One address that a session may connect to under a name, for `ttl` seconds from now.
+
+    `permission.links` are each link's rules for it, `permission.ports()` what they have in common.
+    """
+
+    name: str
+    address: Address
+    ttl: int
+    permission: Permission
 
 
 class NameTable:

@@ -11,9 +11,8 @@ import ipaddress
 from collections.abc import Sequence
 
 from monitor.resolver.addresses import Address
-from monitor.resolver.decision import A, NameTable, Permission, judge
+from monitor.resolver.decision import A, Admission, NameTable, Permission, judge
 from monitor.resolver.names import canonical
-from monitor.resolver.replies import Admission
 
 
 def parse_hosts(text: str) -> dict[str, tuple[Address, ...]]:

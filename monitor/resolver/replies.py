@@ -9,24 +9,11 @@ from dataclasses import dataclass
 
 from monitor.resolver.addresses import Address, Network, is_own, is_public
 from monitor.resolver.answers import Answer, Lifetimes
-from monitor.resolver.decision import AAAA, HTTPS, SRV, A, NameTable, Permission, judge
+from monitor.resolver.decision import AAAA, HTTPS, SRV, A, Admission, NameTable, Permission, judge
 from monitor.resolver.names import from_labels
 from monitor.resolver.ports import TCP, UDP, covers
 from monitor.resolver.records import Service
 from monitor.resolver.wire import NOERROR, Data, write_name
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """One address that a session may connect to under a name, for `ttl` seconds from now.
-
-    `permission.links` are each link's rules for it, `permission.ports()` what they have in common.
-    """
-
-    name: str
-    address: Address
-    ttl: int
-    permission: Permission
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import dns.message
 import pytest
 
 from monitor.daemon.resolver import channel
-from monitor.daemon.resolver.server import listen
+from monitor.daemon.resolver.listening import listen
 from monitor.kernel.cgroup import Cgroup
 from monitor.resolver.names import parse
 from tests.support.checkout import ROOT

@@ -17,7 +17,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from monitor.daemon.resolver.server import listen
+from monitor.daemon.resolver.listening import listen
 
 # What a name is answered with: (type, text of the record, TTL). CNAMEs are not followed.
 Record = tuple[str, str, int]

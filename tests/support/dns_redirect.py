@@ -19,13 +19,14 @@ from monitor.daemon.probes import loader
 from monitor.daemon.probes.headers import write_stubs
 from monitor.daemon.resolver.asking import Asker
 from monitor.daemon.resolver.flows import Flows
+from monitor.daemon.resolver.listening import listen
 from monitor.daemon.resolver.resolver import Peer, Resolution, Resolver, Settings
-from monitor.daemon.resolver.server import Server, listen
+from monitor.daemon.resolver.server import Server
 from monitor.daemon.resolver.upstreams import Upstream
 from monitor.kernel import bpf
 from monitor.kernel.cgroup import Cgroup, unified_mount
+from monitor.resolver.decision import Admission
 from monitor.resolver.names import parse
-from monitor.resolver.replies import Admission
 
 # enum bpf_prog_type, enum bpf_attach_type
 CGROUP_SKB, SOCK_ADDR = 8, 18

@@ -17,9 +17,8 @@ from monitor.policy.action import IPAddress
 from monitor.policy.plan import Plan
 from monitor.profile.load import parse
 from monitor.profile.network import names_hosts
-from monitor.resolver.decision import Permission
+from monitor.resolver.decision import Admission, Permission
 from monitor.resolver.names import Depth, NameRule
-from monitor.resolver.replies import Admission
 from monitor.wire.named import NamedSpan
 from tests.support.profiles import compiled
 

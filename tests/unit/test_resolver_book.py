@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from monitor.resolver.addresses import Address, is_public
 from monitor.resolver.book import Book, Row
-from monitor.resolver.decision import NameTable, Permission, judge
+from monitor.resolver.decision import Admission, NameTable, Permission, judge
 from monitor.resolver.hosts import admitted, parse_hosts
 from monitor.resolver.names import parse
-from monitor.resolver.replies import Admission
 
 A = 1
 SHARED, OTHER = ipaddress.ip_address("93.184.216.34"), ipaddress.ip_address("151.101.1.69")

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from monitor.daemon.resolver import channel
 from monitor.daemon.resolver.resolver import Peer, Resolution
-from monitor.resolver.decision import Cause, NameTable, Permission, judge
+from monitor.resolver.decision import Admission, Cause, NameTable, Permission, judge
 from monitor.resolver.names import parse
-from monitor.resolver.replies import Admission
 
 PUBLIC, PRIVATE = ipaddress.ip_address("93.184.216.34"), ipaddress.ip_address("fd00::1")
 

@@ -22,8 +22,9 @@ import pytest
 from monitor.daemon.resolver import resolver as resolving
 from monitor.daemon.resolver import server as serving
 from monitor.daemon.resolver.asking import MOST_FOREIGN, Asker, Patience
+from monitor.daemon.resolver.listening import listen
 from monitor.daemon.resolver.resolver import Peer, Resolution, Resolver, Settings
-from monitor.daemon.resolver.server import Server, listen
+from monitor.daemon.resolver.server import Server
 from monitor.daemon.resolver.upstreams import (
     ResolvConf,
     Upstream,
@@ -31,10 +32,9 @@ from monitor.daemon.resolver.upstreams import (
     read_resolv_conf,
 )
 from monitor.resolver.answers import Lifetimes
-from monitor.resolver.decision import Cause
+from monitor.resolver.decision import Admission, Cause
 from monitor.resolver.limits import Limits
 from monitor.resolver.names import NameRule, parse
-from monitor.resolver.replies import Admission
 from monitor.resolver.wire import NXDOMAIN, REFUSED, SERVFAIL
 from tests.support.dns import NameServer, answered, question, rrset
 

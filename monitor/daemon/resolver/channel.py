@@ -15,12 +15,13 @@ import json
 import socket
 from collections.abc import Sequence
 from ipaddress import ip_address
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from monitor.daemon.resolver.resolver import Resolution
-from monitor.resolver.decision import Permission
+from monitor.resolver.decision import Admission, Permission
 from monitor.resolver.names import Depth, NameRule
-from monitor.resolver.replies import Admission
+
+if TYPE_CHECKING:  # the worker, which has no use for the DNS wire, is at the other end
+    from monitor.daemon.resolver.resolver import Resolution
 
 LARGEST = 1 << 22
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h

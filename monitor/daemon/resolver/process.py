@@ -28,7 +28,7 @@ from monitor.daemon.resolver.resolver import Peer, Resolution, Resolver, Setting
 from monitor.daemon.resolver.server import Server
 from monitor.daemon.resolver.upstreams import parse_upstream, read_resolv_conf
 from monitor.kernel.libc import LIBC, dies_with_parent
-from monitor.resolver.replies import Admission
+from monitor.resolver.decision import Admission
 from monitor.resolver.wire import NXDOMAIN, REFUSED
 
 UNLISTED = {"nxdomain": NXDOMAIN, "refused": REFUSED}

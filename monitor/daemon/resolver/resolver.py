@@ -17,10 +17,10 @@ from monitor.resolver import replies
 from monitor.resolver.addresses import Address, Network
 from monitor.resolver.answers import Answer
 from monitor.resolver.cache import Cache, Key
-from monitor.resolver.decision import TYPES, Cause, NameTable, Permission, judge
+from monitor.resolver.decision import TYPES, Admission, Cause, NameTable, Permission, judge
 from monitor.resolver.limits import Limits, Meter, Repeats
 from monitor.resolver.names import NameRule, from_labels, shown, to_labels
-from monitor.resolver.replies import Admission, Reply
+from monitor.resolver.replies import Reply
 from monitor.resolver.wire import (
     NXDOMAIN,
     REFUSED,
