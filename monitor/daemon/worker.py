@@ -31,7 +31,7 @@ from monitor.daemon.context import Context
 from monitor.daemon.kept import API_LISTENER, LAUNCH_LISTENER, Kept
 from monitor.daemon.probes import pins
 from monitor.daemon.probes.tables import KernelTables
-from monitor.kernel import features
+from monitor.kernel import features, libc
 from monitor.policy.action import Verb
 from monitor.session.registry import Registry
 from monitor.session.session import Session
@@ -184,6 +184,7 @@ class Worker:
         # What is loaded stays: the collector need not look through it again and again.
         gc.collect()
         gc.freeze()
+        libc.give_memory_back()
         admission = self.context.sessions.admission
         admission.reload()
         if admission.problem:
@@ -308,6 +309,7 @@ async def _main(config: Config, kept: Kept) -> int:
 def main() -> int:
     config = Config.from_json(sys.argv[1])
     os.umask(0o077)
+    libc.share_one_arena()
     try:
         return asyncio.run(_main(config, Kept.from_environment()))
     except CannotStart as error:

@@ -21,6 +21,7 @@ NR_LANDLOCK_CREATE_RULESET = 444
 NR_LANDLOCK_ADD_RULE = 445
 
 PR_SET_PDEATHSIG = 1  # uapi/linux/prctl.h
+M_ARENA_MAX = -8  # malloc.h; mallopt(3)
 
 # uapi/linux/sched.h
 CLONE_FS = 0x00000200
@@ -50,6 +51,16 @@ def syscall(number: int, *arguments: object, what: object = "") -> int:
     if result < 0:
         raise oserror(what or f"system call {number}")
     return result
+
+
+def share_one_arena() -> None:
+    """Have all threads allocate from one heap: in Python only one of them runs at a time."""
+    LIBC.mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
+
+
+def give_memory_back() -> None:
+    """Return what was freed to the system; malloc_trim(3)."""
+    LIBC.malloc_trim(ctypes.c_size_t(0))
 
 
 def dies_with_parent(signal: int) -> None:
