@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon, User
+from tests.support.probes import Probes
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,6 +102,16 @@ def daemon(user: User) -> Iterator[Daemon]:
     made = Daemon(user)
     try:
         made.start()
+        yield made
+    finally:
+        made.clean()
+
+
+@pytest.fixture(scope="module")
+def probes() -> Iterator[Probes]:
+    """The probes of an instance of its own, without a daemon."""
+    made = Probes()
+    try:
         yield made
     finally:
         made.clean()

@@ -40,15 +40,6 @@ UNRELATED = policy(connect=[("::ffff:127.67.9.0/120", [ports(1, 9)])])
 EVERYTHING = policy(connect=[("::/0", [ports(0, 65535, rule=4)])])
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 @pytest.fixture
 def naming(probes: Probes) -> Iterator[Naming]:
     made = Naming(probes.instance)

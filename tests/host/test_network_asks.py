@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -41,15 +40,6 @@ def rules(ask: bool) -> Policy:
 
 
 ASK, ALLOW = rules(ask=True), rules(ask=False)
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def connect(host: str = HOST, port: int = PORT, kind: int = STREAM) -> int:

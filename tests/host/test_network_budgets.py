@@ -45,15 +45,6 @@ def rules(**budgets: int) -> Policy:
 UNLIMITED = rules()
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 @pytest.fixture(autouse=True)
 def _within_one_minute() -> None:
     """Counts are for a minute of boottime: a test should not see two of them."""

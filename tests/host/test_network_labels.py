@@ -63,15 +63,6 @@ def rules(*labels: Label) -> Policy:
 RULES = rules()
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 def connect(address: str, port: int = 9, kind: int = STREAM) -> int:
     with socket.socket(V4, kind) as sock:
         return raw_connect(sock, sockaddr(address, port))

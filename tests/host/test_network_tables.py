@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,15 +41,6 @@ DONE, REFUSED, CLOSED = 0, errno.EPERM, errno.ECONNREFUSED
 MSG_FASTOPEN = 0x20000000
 TCP_FASTOPEN_CONNECT = 30
 IPPROTO_SCTP, IPPROTO_UDPLITE, IPPROTO_MPTCP = 132, 136, 262
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def net_events(probes: Probes, session: Governed) -> list[NetEvent]:

@@ -22,15 +22,6 @@ from tests.support.probes import Probes, inside, policy, ports
 REPEATS = policy(connect=[("::ffff:127.0.0.1/128", [ports(9)])])
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     made = Path(tempfile.mkdtemp(prefix="ri-counts-"))

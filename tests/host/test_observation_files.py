@@ -32,15 +32,6 @@ NOBODY = 65534
 R, W, RW, CREATE, TRUNCATE = os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A folder of everybody's, with a short name."""

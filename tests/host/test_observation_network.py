@@ -8,7 +8,7 @@ import errno
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +36,6 @@ OWN = [
 OPEN = policy(
     connect=LOOPBACK, bind=OWN, unix=["@nobody"], sockets=(*INTERNET, SocketRule(1, 1, 0))
 )
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def net(events: list[AnyEvent]) -> list[NetEvent]:

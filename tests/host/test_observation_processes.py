@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,6 @@ from monitor.wire.layout import ARGUMENTS, SessionFlag
 from tests.support.probes import Probes, inside, policy
 
 TRUE = Path("/usr/bin/true")
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def observed(probes: Probes, action: Callable[[], object]) -> tuple[Any, list[AnyEvent]]:

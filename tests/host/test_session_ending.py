@@ -44,15 +44,6 @@ LOCAL = policy(
 MARK = b"the last words of the session"
 
 
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
-
-
 def session_of(cgroup: Governed) -> Session:
     """A session as the worker knows it, as far as its end needs."""
     return Session(

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -41,15 +41,6 @@ NARROW = policy(
     connect=[("::ffff:127.0.0.1/128", [ports(9), ports(9, protocol=UDP)])],
     bind=[("::ffff:127.0.0.1/128", [ports(0, 65535)])],
 )
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def connect(address: bytes) -> int:

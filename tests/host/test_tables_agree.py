@@ -7,10 +7,8 @@ import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -145,15 +143,6 @@ ATTEMPTS = st.lists(
     min_size=20,
     max_size=40,
 )
-
-
-@pytest.fixture(scope="module")
-def probes() -> Iterator[Probes]:
-    made = Probes()
-    try:
-        yield made
-    finally:
-        made.clean()
 
 
 def plan_of(links: list[Policy]) -> Plan:
