@@ -129,9 +129,9 @@ def _floor_lets(plan: Plan, kind: str, text: str) -> bool:
     if kind == "unix":
         hidden = plan.view is not None and plan.view.hide_run and is_within(text, RUN)
         return not hidden or (plan.view is not None and text in plan.view.sockets)
-    by_name = names_host(text.partition(", ")[0])
+    to = text.partition(", ")[0]
     # Names are asked for by both.
-    protocols = list(SOCKET_TYPES) if by_name else [parse(text.partition(", ")[0]).protocol]
+    protocols = list(SOCKET_TYPES) if names_host(to) else [parse(to).protocol]
     wanted = {SOCKET_TYPES[protocol] for protocol in protocols}
     if not all(
         wanted <= {each.type for each in policy.sockets if each.family in FAMILIES}
