@@ -83,6 +83,8 @@ class Holds:
             self.state_record(session, "frozen", why, by, steps)
             return steps.done
         registry.move(session.id, State.RUNNING, why=why)
+        # Or what it does first is refused by rules that are about to change.
+        await self.context.packets.changed(now)
         await ending.thaw(session, steps)
         self.state_record(session, "thawed", why, by, steps)
         return steps.done

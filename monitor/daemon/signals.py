@@ -63,6 +63,9 @@ class Signals:
         self._record(signal, reactions, by)
         if signal.kind is Kind.REVOKED:
             await self._revoke(signal, reactions, by, received)
+        else:
+            for session in sessions:  # what is allowed again is so when this is answered
+                await self.context.packets.changed(session)
         return Taken(signal, reactions)
 
     # -- whom it means -------------------------------------------------------------------------
