@@ -9,6 +9,7 @@ import os
 import socket
 from dataclasses import dataclass
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -195,6 +196,7 @@ def _take(given: Attempt) -> int:
         return calls[action.verb](sock, sockaddr(text, action.port))
 
 
+@pytest.mark.once
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(links=st.lists(policies(), min_size=1, max_size=3), attempts=ATTEMPTS)
 def test_the_kernel_answers_as_the_reference_does(
